@@ -376,7 +376,7 @@ class Settings(BaseSettings):
         0.02,
         ge=0,
         le=1,
-        description="for which share of the items that begin to wait the queue gets a golden text, to measure reviewers",
+        description="share of the items that begin to wait for which a golden text waits, too, to measure reviewers",
     )
     console_second_share: float = Field(
         0.02,

@@ -124,7 +124,7 @@ def received(answer, item):
 def row_of(text, content_id):
     """The row of the list with an item."""
     (found,) = [one for one in text.partition("<tbody>")[2].split("<tr>") if f">{content_id}<" in one]
-    return TIMES.sub("TIME", found.replace(content_id, "ID"))
+    return TIMES.sub("TIME", found.partition("</tr>")[0].replace(content_id, "ID"))
 
 
 @BOTH_DATABASES
