@@ -118,15 +118,15 @@ def keep_up(connection: Connection, settings: Settings) -> None:
     _restore(connection)
     until = connection.execute(select(draws.c.until).where(draws.c.name == "queue")).scalar()
     arrived = _arrived(connection, until) if until is not None else ()
-    if not arrived:
-        return
     own = among(connection, [one.content_id for one in arrived])
     real = [one for one in arrived if one.content_id not in own]
+    if not real:
+        return
     alike = [one for one in real if _may_be_resembled(one)]
     for one in real:
         if alike and _random.random() < settings.console_golden_share:
             _add(connection, settings, one if one in alike else _random.choice(alike), one.since)
-    newest = max(one.since for one in arrived)
+    newest = max(one.since for one in real)
     connection.execute(update(draws).where(draws.c.name == "queue").values(until=newest))
 
 

@@ -74,7 +74,7 @@ def shared_by_others(connection: Connection, who: str, policy_id: str) -> Sequen
     return connection.execute(select(table.c.who).where(*others).order_by(table.c.who).limit(MOST)).scalars().all()
 
 
-def of_person(connection: Connection, who: str) -> Sequence[Row[Any]]:
+def of_person(connection: Connection, who: str) -> Sequence[Any]:
     """Somebody's drafts without their texts, the last one first."""
     found = select(table.c.policy_id, table.c.saved_at, table.c.shared).where(table.c.who == who)
     return connection.execute(found.order_by(table.c.saved_at.desc(), table.c.policy_id)).all()
@@ -96,10 +96,9 @@ def keep(connection: Connection, who: str, policy_id: str, document: str, base: 
         if place.number <= before.number:
             return before
     elif before.saved != place.saved:
-        at = rendering.moment(before.saved_at)
         raise RefusedError(
-            f"Another window of yours changed this draft at {at} UTC, and what is written here is not kept. Open the "
-            "editor once more in a new window: it shows that text."
+            f"Another window of yours changed this draft at {rendering.moment(before.saved_at)} UTC, and what is written "
+            "here is not kept. Open the editor once more in a new window: it shows that text."
         )
     at = now()
     values = {

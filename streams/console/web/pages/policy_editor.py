@@ -173,7 +173,8 @@ def keep(request: Request) -> Response:
 def discard(request: Request) -> Response:
     """Delete the person's draft."""
     policy_id, said = _change_draft(request, "discard draft", policy_drafts.discard)
-    return back(request, _editor_url(policy_id), "The draft is discarded." if said else _NO_DRAFT)
+    url = f"{_editor_url(policy_id)}&from={_NEW}"  # nobody may have released this policy yet
+    return back(request, url, "The draft is discarded." if said else _NO_DRAFT)
 
 
 def share(request: Request) -> Response:

@@ -69,7 +69,8 @@ def test_a_draft_comes_back_with_a_notice_and_is_discarded(filled, ann, app):
     assert "This is the text of your draft" in text
     assert "Nobody else reads it" in text
     assert POLICY.id in again.get("/policies").text.partition("Your drafts")[2]
-    assert again.post("/policy/draft/discard", id=POLICY.id).headers["location"] == URL
+    discarded = again.post("/policy/draft/discard", id=POLICY.id).headers["location"]
+    assert "The draft is discarded" in again.get(discarded).text
     assert opened(again)[1] == POLICY.document
     assert row(filled) is None
     with filled.connect() as connection:
@@ -204,6 +205,16 @@ def test_a_draft_ends_with_its_time_and_with_its_release(filled, ann, app):
         drafts.keep(connection, "ann", POLICY.id, EDITED, Base("", None, None), Place(uuid4().hex, 1, 0))
         drafts.forget_released(connection, "ann", POLICY.id, EDITED)
         assert drafts.find(connection, "ann", POLICY.id) is None
+
+
+def test_a_draft_of_a_policy_that_nobody_released_comes_back_and_ends(ann):
+    url = "/policy/edit?id=ticket-touting"
+    fields, skeleton, _ = opened(ann, f"{url}&from=new")
+    assert keep(ann, fields, "---\ntitle: Touting\n").status_code == 200
+    assert opened(ann, url)[1] == "---\ntitle: Touting\n"
+    discarded = ann.post("/policy/draft/discard", id="ticket-touting").headers["location"]
+    assert opened(ann, discarded)[1] == skeleton
+    assert ann.get(url).status_code == 404
 
 
 @BOTH_DATABASES
