@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Collection, Sequence
 from random import SystemRandom
 from uuid import uuid4
 
 _TRIES = 50  # ids that look like others, of which some are taken
-_RANDOM = 4  # different signs in one place of some ids, from which on that place is taken for a random one
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
-_KINDS = str.maketrans(string.digits + string.ascii_letters, "0" * 10 + "a" * 26 + "A" * 26)
+_PART = re.compile(r"[0-9A-Za-z]+")
 _random = SystemRandom()
 
 
 def disguise(like: str, others: Sequence[str], taken: Collection[str]) -> str | None:
     """An id like that of a real item. It resembles no single one: a reader of the queue sees many of them.
 
-    A random id gets other random signs, as far as `others` show where they stand. A number lies between those of items
-    that are known, so that the platform's own ids do not reach it later. taken: ids in use. None where no such id is
+    Each sign of an id that looks random is one that some id has in its place, and the id sorts between others. A number
+    lies between those of items that are known, so that the platform's own ids do not reach it later. taken: ids in use. None where no such id is
     found, as in a queue whose ids do not say what may vary.
     """
-    known = sorted({like, *(one for one in others if one.translate(_KINDS) == like.translate(_KINDS))})
+    known = sorted({like, *(one for one in others if _shape(one) == _shape(like))})
     made = (_uuid(like) if _UUID4.search(like) else _made(like, known) for _ in range(_TRIES))
     return next((one for one in made if one is not None and one not in taken and one not in known), None)
+
+
+def _shape(content_id: str) -> str:
+    """Equal for ids that differ in their numbers, or in what looks random, alone: it holds letters and digits."""
+
+    def kind(part: re.Match[str]) -> str:
+        return part[0] if part[0].isalpha() else ("0" if part[0].isdecimal() else "x") * len(part[0])
+
+    return _PART.sub(kind, content_id)
 
 
 def _uuid(like: str) -> str:
@@ -42,9 +49,8 @@ def _made(like: str, known: Sequence[str]) -> str | None:
     if all(one[first:end].isdecimal() and one[first:end].isascii() for one in known):
         lowest, highest = int(known[0][first:end]), int(known[-1][first:end])
         return like[:first] + str(_random.randint(lowest, highest)).zfill(end - first) + like[end:]
-    free = sorted({sign for place in varied if len(signs[place]) >= _RANDOM for sign in signs[place]})
     chosen = list(like)
     for place in varied:
-        some = free if len(signs[place]) >= _RANDOM else signs[place]
-        chosen[place] = _random.choice(some)
-    return "".join(chosen)
+        chosen[place] = _random.choice(signs[place])
+    made = "".join(chosen)
+    return made if known[0] < made < known[-1] else None  # an id may begin with a time

@@ -182,7 +182,7 @@ def test_nothing_that_a_reviewer_receives_tells_a_golden_item_from_a_real_one(fi
             "list after": row_of(ann.get("/queue").text, item.content_id),
         }
         for given in ({"id": item.content_id}, {"policy": POLICY.id}, {"since": "2000-01-01"}, {"surface": "comment"}):
-            answers[f"search {given}"] = f">{item.content_id}<" in ann.get("/search?" + urlencode(given)).text
+            answers[f"search {list(given)}"] = f">{item.content_id}<" in ann.get("/search?" + urlencode(given)).text
         bob = Browser(app, "bob", "reviewer")
         answers["colleague"] = received(bob.get(f"/item?id={item.content_id}"), item)
         seen.append(answers)

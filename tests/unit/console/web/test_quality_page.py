@@ -40,7 +40,8 @@ def look(engine, who, number, decision):
 
 
 def golden(engine, who, number, decision, expected):
-    said(engine, who, number, decision, golden=True, blind=True, expected=expected, action_id=None, verdict_id=None)
+    row = {"golden": True, "blind": True, "expected": expected, "action_id": None, "verdict_id": None}
+    said(engine, who, number, decision, **row, content_sha256=f"{number:064d}")
 
 
 def rows(engine, **wanted):
@@ -122,6 +123,7 @@ def test_golden_items_are_counted_by_person_and_policy_and_in_nothing_else(fille
     for number, decision in enumerate(["violates"] * 8 + ["safe", "undetermined"]):
         golden(filled, "mia", 1 + 3 * number, decision, "violates")
     golden(filled, "bob", 1, "safe", "safe")
+    golden(filled, "bob", 1, "violates", "safe")  # who got a text before knows the answer
     found = judgements.golden(rows(filled))
     assert [(one.who, one.policy_id, one.right.count, one.right.of) for one in found] == [
         ("bob", POLICY, 1, 1),
