@@ -17,8 +17,9 @@ def disguise(like: str, others: Sequence[str], taken: Collection[str]) -> str | 
     """An id like that of a real item. It resembles no single one: a reader of the queue sees many of them.
 
     Each sign of an id that looks random is one that some id has in its place, and the id sorts between others. A number
-    lies between those of items that are known, so that the platform's own ids do not reach it later. taken: ids in use. None where no such id is
-    found, as in a queue whose ids do not say what may vary.
+    lies between those of items that are known, so that the platform's own ids do not reach it later.
+
+    taken: ids in use. None where no such id is found, as in a queue whose ids do not say what may vary.
     """
     known = sorted({like, *(one for one in others if _shape(one) == _shape(like))})
     made = (_uuid(like) if _UUID4.search(like) else _made(like, known) for _ in range(_TRIES))

@@ -97,8 +97,8 @@ def keep(connection: Connection, who: str, policy_id: str, document: str, base: 
             return before
     elif before.saved != place.saved:
         raise RefusedError(
-            f"Another window of yours changed this draft at {rendering.moment(before.saved_at)} UTC, and what is written "
-            "here is not kept. Open the editor once more in a new window: it shows that text."
+            f"Another window of yours changed this draft at {rendering.moment(before.saved_at)} UTC, and what is "
+            "written here is not kept. Open the editor once more in a new window: it shows that text."
         )
     at = now()
     values = {
