@@ -47,6 +47,8 @@ _NO_STATISTICS = {
     "author_actions": ("author_id", "content_id", "verdict_id", "why"),
     "author_standings": ("author_id", "decided_why"),
     "forgotten_authors": ("author_id",),
+    "golden_items": ("text",),
+    "policy_drafts": ("document",),
 }
 
 POSTGRESQL = (

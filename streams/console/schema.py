@@ -3,9 +3,11 @@
 Three kinds of tables, which `PROJECTED` and `OWN` list:
 
 - Those that the projector writes are computed from the topics, and nothing else writes them, except the two columns of
-  a claim in `review_items`. `safeguard console rebuild` empties them and reads the topics again.
+  a claim in `review_items`, and the rows of golden items in `items` and `review_items`. `safeguard console rebuild`
+  empties them and reads the topics again.
 - `erasures`, `forgotten_authors` and `positions` say what was erased, and how far the projector has read.
-- Those that the pages write, from `audit_log` on, exist nowhere else. No rebuild touches them: back them up.
+- Those that the pages write, from `audit_log` on, exist nowhere else. No rebuild touches them: back them up. `draws` is
+  none of these: each database has its own.
 
 Times are UTC, and come back as aware datetimes from both databases. NUL characters, which PostgreSQL refuses, are
 stored as U+FFFD. Full-text search is made by `full_text`, outside these tables, because the two databases do it by
@@ -646,16 +648,64 @@ checks = Table(
     "checks",
     metadata,
     _key("who", "who is checked"),
-    _key("content_id", "as it is shown to them; a golden text gets an id that looks like others"),
+    _key("content_id", "the item, about which a colleague decided"),
     Column("policy_id", String, nullable=False),
     Column("content_sha256", String, comment="of the text that they are to judge"),
-    _text("text", "of a golden item, until it is judged"),
-    _text("language", "of a golden item"),
-    _text("expected", "what the golden set says; null for a decided item that is judged once more"),
-    _text("rule", "the rule that the golden set names"),
     _moment("since", "when it was handed out", nullable=False),
     _text("key", "of the form that judged it; null until then"),
-    comment="Items that somebody gets from the queue, that do not wait in it: nothing follows what they decide.",
+    comment="Second looks: items that do not wait, and that somebody gets from the queue. Nothing follows.",
+)
+
+golden_items = Table(
+    "golden_items",
+    metadata,
+    _key("content_id", "under which it waits in the queue; it looks like others"),
+    Column("policy_id", String, nullable=False),
+    Column("content_sha256", String, nullable=False, comment="of its text"),
+    _text("text", "of the policy's golden set; null once it is judged"),
+    Column("expected", String, nullable=False, comment="what the golden set says: violates or safe"),
+    Column("rule", String, nullable=False, comment="the rule that the golden set names"),
+    _text("language", "as the queue shows it: that of the item that it resembles"),
+    _moment("since", "when it began to wait", nullable=False),
+    _moment("text_expires_at", "when the projector removes the text from `items`", nullable=False),
+    Column(
+        "waits", JSON, nullable=False, comment="cause, action, effective, rule and priority of its row in the queue"
+    ),
+    _text("key", "of the form that judged it; null until then"),
+    _text("who", "who judged it"),
+    Index(None, "policy_id", "content_sha256"),
+    comment="Golden texts that wait in the queue. They have rows in `items` and `review_items` until judged.",
+)
+
+draws = Table(
+    "draws",
+    metadata,
+    _key("name", "queue"),
+    Column("secret", String, nullable=False, comment="with which items are drawn, so that nobody can compute a draw"),
+    _moment("until", "items that began to wait until then had their chance to bring a golden item", nullable=False),
+    comment="What decides by chance. Each database has its own, which needs no backup.",
+)
+
+policy_drafts = Table(
+    "policy_drafts",
+    metadata,
+    _key("who", "whose draft it is"),
+    _key("policy_id", "the policy"),
+    Column("document", Text, nullable=False, comment="the text as it was last kept"),
+    Column(
+        "base", String, nullable=False, comment="names the files in git from which it began; empty without a checkout"
+    ),
+    _text("version", "that was in force when it began; null where none was"),
+    Column("revision", BigInteger, comment="of that version"),
+    Column("saved", BigInteger, nullable=False, comment="counts how often it was kept"),
+    Column("editor", String, nullable=False, comment="names the page that kept it last"),
+    Column("number", BigInteger, nullable=False, comment="the last change that this page sent"),
+    Column("shared", Boolean, nullable=False, comment="whether other people who edit policies may read it"),
+    _moment("begun_at", "when it was kept first", nullable=False),
+    _moment("saved_at", "when it was kept last", nullable=False),
+    Index(None, "policy_id"),
+    Index(None, "saved_at"),
+    comment="Texts of policies that somebody edits and has not released.",
 )
 
 exposures = Table(
@@ -767,7 +817,7 @@ flip_reviews = Table(
 )
 
 OWN = (
-    *(audit_log, reviews, checks, exposures, preferences, exposure_limits, displays),
-    *(replay_work, replay_flips, flip_reviews),
+    *(audit_log, reviews, checks, golden_items, exposures, preferences, exposure_limits, displays),
+    *(replay_work, replay_flips, flip_reviews, policy_drafts),
 )
-PROJECTED = tuple(table for table in metadata.sorted_tables if table not in OWN)
+PROJECTED = tuple(table for table in metadata.sorted_tables if table not in (*OWN, draws))

@@ -370,13 +370,13 @@ class Settings(BaseSettings):
         0.05,
         ge=0,
         le=1,
-        description="share of waiting items that a reviewer decides before the verdict is shown",
+        description="share of waiting items that reviewers decide before the verdict is shown",
     )
     console_golden_share: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="share of what the queue hands out that is a text of the policy's golden set, to measure reviewers",
+        description="share of the items that begin to wait for which a golden text waits, too, to measure reviewers",
     )
     console_second_share: float = Field(
         0.02,

@@ -211,6 +211,38 @@ def actions(current):
     return [one.action for one in run(operator.history(current)).changes]
 
 
+def test_a_draft_outlives_its_window_and_is_discarded(chromium, console):
+    edited = POLICY.document + "\nWhat nobody released yet.\n"
+    ann = Person(chromium, console[0], "ann")
+    page = ann.page
+    page.goto(f"/policy/edit?id={ID}")
+    page.locator(".summary", has_text="version").wait_for()
+    page.locator("#document").fill(edited)
+    page.locator("#kept", has_text="Your draft was kept").wait_for()
+    accessible(page, "editor that keeps a draft")
+    ann.context.close()  # nothing asks, and nothing is sent
+    assert not ann.complaints
+
+    again = Person(chromium, console[0], "ann", viewport={"width": 400, "height": 900})
+    page = again.page
+    page.goto("/policies")
+    page.get_by_role("region", name="Your drafts").get_by_role("link", name=ID).click()
+    page.get_by_text("You have not released this draft").wait_for()
+    assert page.locator("#document").input_value() == edited
+    accessible(page, "editor with a draft")
+    shot(page, "policy-draft")
+    page.locator("#document").fill(edited + "more")
+    page.locator("#kept", has_text="Your draft was kept").wait_for()
+    page.locator("#document").fill(edited + "and more, which no request sent")
+    page.get_by_role("button", name="Discard the draft").click()
+    page.get_by_text("The draft is discarded").wait_for()
+    assert page.locator("#document").input_value() != edited
+    page.reload()
+    assert page.locator("#draft").count() == 0, "the window that discarded it did not keep it once more"
+    again.context.close()
+    assert not again.complaints
+
+
 def test_the_editor_and_its_question_fit_a_narrow_window_in_the_dark(chromium, console):
     ann = Person(chromium, console[0], "ann", viewport={"width": 400, "height": 900}, color_scheme="dark")
     page = ann.page

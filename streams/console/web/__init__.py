@@ -7,8 +7,10 @@ In reading order:
 - `security`: headers, the log of requests, limits of rates.
 - `guard`: the one way to an endpoint. `console`, `app`: what requests share, and the application.
 - `pages`: the endpoints, one module for each kind of thing. `claims`: who works on an item of the queue.
-- `blind`, `checks`: who decides before the verdict is shown, and what the queue hands out to measure people.
+- `blind`, `golden_items`, `disguise`, `checks`: who decides before the verdict is shown, and what measures people.
+- `upkeep`: what is done every few seconds.
 - `checker`, `checking`: the check of a policy's text, in a process of its own. `trials`: the same text before a model.
+- `policy_drafts`: what somebody writes and has not released.
 - `policy_changes`, `policy_files`, `checkout`: what a release would change, the files of a policy, and git.
 - `figures`, `judgements`, `item_facts`, `author_facts`, `policy_text`, `harms`: what the database knows, as pages need
   it.
@@ -35,14 +37,17 @@ In reading order:
 - **A promotion writes the plan that was shown.** The plan's row holds the ids of its verdicts. Writing reads the topics
   again, and keeps of them what the plan named.
 - **Flips are answered in a random order.** Those answered so far are a sample of all, whose share has an interval.
-- **A check is an item that is decided blind.** Golden items and second looks need no disguise beyond that: such a page
-  shows neither verdict nor author, and an id of the same shape. What it writes is a label, never a record.
+- **A golden item is a row of the queue.** Whatever reads the queue reads it as any other, and no page has to hide it.
+  An item that is decided blind is drawn for all people by a secret, and the same statements read its page whatever it
+  is. What is decided about a golden item is a label, never a record.
 - **A day's limit of a harm holds where the text is revealed.** The count and its limit are compared in the transaction
   that counts. The queue and the pages say it earlier.
 - **A policy is changed on the topic first, and in git second.** The topic decides what content is judged by, and finds
   a request that was sent before. A commit that fails can be repeated: it writes what is in force, and nothing else.
 - **A text that is being written is checked in a process that can be ended.** Tokens of one long word take minutes, and
   hold up every thread.
+- **A draft is replaced by what its page sent last.** Its changes have numbers, so that a late request changes nothing.
+  A window that was loaded before another one wrote is refused instead of being merged.
 - **A test of a golden set lives as long as its request.** No process has to know the tests of another, and nobody pays
   for one whose page was closed.
 - **An author is shown by records, never by texts.** The page names items, and each item's page has its veil. It leaves

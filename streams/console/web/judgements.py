@@ -178,10 +178,18 @@ def _by_model(row: AnyRow) -> set[str]:
 def golden(rows: Iterable[AnyRow]) -> list[Golden]:
     """How often each person judged golden items of each policy as the golden set does."""
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for row in _golden(rows):
+        right[row.who, row.policy_id].append(row.decision == row.expected)
+    return [Golden(*key, proportion(sum(right[key]), len(right[key]))) for key in sorted(right)]
+
+
+def _golden(rows: Iterable[AnyRow]) -> Sequence[AnyRow]:
+    """What people said about golden texts when they first got them: afterwards, they know the answer."""
+    first: dict[tuple[str, str, str | None], AnyRow] = {}
     for row in rows:
         if row.golden:
-            right[row.who, row.policy_id].append(row.decision == row.expected)
-    return [Golden(*key, proportion(sum(right[key]), len(right[key]))) for key in sorted(right)]
+            first.setdefault((row.who, row.policy_id, row.content_sha256), row)
+    return list(first.values())
 
 
 def weeks(rows: Iterable[AnyRow]) -> list[Week]:
@@ -199,7 +207,7 @@ def _week(begins: date, rows: Sequence[AnyRow]) -> Week:
         compared = [row.decision == row.said for row in judged if row.said in ("violates", "safe")]
         return proportion(sum(compared), len(compared))
 
-    right = [row.decision == row.expected for row in rows if row.golden]
+    right = [row.decision == row.expected for row in _golden(rows)]
     return Week(begins, len(rows), same(True), same(False), proportion(sum(right), len(right)))
 
 

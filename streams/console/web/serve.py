@@ -12,6 +12,7 @@ import uvicorn
 
 from safeguard_streams.console.database import connect
 from safeguard_streams.console.projector import Projector
+from safeguard_streams.console.web import upkeep
 from safeguard_streams.console.web.app import build
 from safeguard_streams.runtime import telemetry
 from safeguard_streams.runtime.process import EventLoopPauses, Stop, run_until_first
@@ -53,7 +54,7 @@ async def run(settings: Settings, *, project: bool) -> None:
         with Stop() as stop, telemetry.exported(STAGE), contextlib.closing(app.state.console.replay_workers) as workers:
             workers.wake()  # what other processes left
             log.info("console served url=%s sign_in=%r", address(settings), app.state.console.sign_in.about)
-            work = [_serve(server, stop.event), EventLoopPauses(STAGE).measure()]
+            work = [_serve(server, stop.event), EventLoopPauses(STAGE).measure(), upkeep.run(app.state.console)]
             if projector is not None:
                 work.append(_project(projector, stop.event))
             await run_until_first(*work)

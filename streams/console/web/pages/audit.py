@@ -31,6 +31,8 @@ ACTIONS = (
     *(
         "decide",
         "decide author",
+        "discard draft",
+        "end sharing",
         "end-shadow",
         "estimate replay",
         "export",
@@ -39,8 +41,18 @@ ACTIONS = (
         "pause replay",
         "promote",
     ),
-    *("promote replay", "rationale", "release", "resume replay", "reveal", "revert replay", "rollback", "search"),
-    *("shadow", "start replay", "test policy", "try policy", "undo", "undo author"),
+    *(
+        "promote replay",
+        "rationale",
+        "rebase draft",
+        "release",
+        "resume replay",
+        "reveal",
+        "revert replay",
+        "rollback",
+        "search",
+    ),
+    *("shadow", "share draft", "start replay", "test policy", "try policy", "undo", "undo author"),
 )
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, reviews
-from safeguard_streams.console.web import blind, checks, item_facts, rendering, sessions
+from safeguard_streams.console.web import blind, checks, golden_items, item_facts, rendering, sessions
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import BarredError, NotFoundError, Page, RefusedError, back
@@ -53,7 +53,10 @@ async def decide(request: Request) -> Response:
     console: Console = request.app.state.console
     if (checked := await run_in_threadpool(_check, request, decided)) is not None:
         return checked
-    unseen, facts = await run_in_threadpool(_hold, request, decided)
+    held = await run_in_threadpool(_hold, request, decided)
+    if isinstance(held, Response):
+        return held
+    unseen, facts = held
     written = await decisions.decide(
         console.settings,
         known_item(facts),
@@ -94,10 +97,15 @@ def known_item(facts: item_facts.Facts) -> str | KnownItem:
 
 
 def _known(request: Request, content_id: str) -> item_facts.Facts:
-    with request.app.state.console.engine.connect() as connection:
-        facts = item_facts.load(connection, content_id)
+    """The facts of an item. Refuses one that this person is to decide about first."""
+    console: Console = request.app.state.console
+    with console.engine.connect() as connection:
+        share = console.settings.console_blind_share
+        facts, is_blind = blind.load(connection, request.scope["person"], content_id, share)
     if facts is None:
         raise NotFoundError("The console knows no item of this id.")
+    if is_blind:
+        raise RefusedError("Decide about this item first. Nothing was written.")
     return facts
 
 
@@ -126,7 +134,7 @@ def require_rule(rule: str) -> None:
 def _check(request: Request, decided: Decided) -> Response | None:
     """Keep the decision as a label, where the item is a check: nothing follows it. None where it is none."""
     console: Console = request.app.state.console
-    by, label = request.state.by, _label(decided.action)
+    by = request.state.by
     with transaction(console.engine) as connection:
         native.alone(connection, decided.key)  # the same request may come twice at once
         check = checks.find(connection, by, decided.content_id)
@@ -135,12 +143,31 @@ def _check(request: Request, decided: Decided) -> Response | None:
         if check.key is None and not checks.is_there(connection, check):
             checks.give_back(connection, by, decided.content_id)
             return back(request, "/queue", "That item has another text by now, or is erased. Nothing was written.")
-        said = {"decision": label, "rule": decided.rule or None, "action": decided.action}
-        if checks.judge(connection, check, decided.key, **said):
-            kind = "golden" if check.expected is not None else "second"
-            log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": kind})
-        told = checks.told(connection, check, label)
+        if checks.judge(connection, check, decided.key, **_said(decided)):
+            log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": "second"})
+        told = checks.told(connection, check)
         following = _next(connection, request)
+    return back(request, item_url(following) if following else "/queue", told)
+
+
+def _said(decided: Decided) -> dict[str, Any]:
+    """A decision as columns of a review."""
+    return {"decision": _label(decided.action), "rule": decided.rule or None, "action": decided.action}
+
+
+def _golden(connection: Connection, request: Request, decided: Decided) -> Response | None:
+    """Keep the decision as a label, where the item is a golden one: nothing follows it. None where it is none."""
+    by = request.state.by
+    item = golden_items.find(connection, decided.content_id)
+    if item is not None:
+        golden_items.judge(connection, item, by, decided.key, **_said(decided))
+        log_access(connection, request, "decide", decided.content_id, {"action": decided.action, "check": "golden"})
+    else:
+        item = golden_items.judged_by(connection, decided.content_id, by, decided.key)
+    if item is None:
+        return None
+    following = _next(connection, request)
+    told = golden_items.told(item, _label(decided.action))
     return back(request, item_url(following) if following else "/queue", told)
 
 
@@ -153,13 +180,19 @@ def _next(connection: Connection, request: Request) -> str | None:
     return following
 
 
-def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
-    """Claim the item for the time of the decision, and find whether the person decides blind."""
+def _hold(request: Request, decided: Decided) -> Response | tuple[bool, item_facts.Facts]:
+    """Claim the item for the time of the decision, and find whether the person decides blind.
+
+    A golden item is refused for the same reasons as any other one, and then ends here, with what its person is told.
+    """
     console: Console = request.app.state.console
     by = request.state.by
     with transaction(console.engine) as connection:
+        native.alone(connection, decided.key)  # the same request may come twice at once
         facts = item_facts.load(connection, decided.content_id)
         if facts is None:
+            if (golden := _golden(connection, request, decided)) is not None:
+                return golden
             raise NotFoundError("The console knows no item of this id.")
         if facts.item is not None and (facts.item.content_sha256 or "") != decided.content_sha256:
             raise RefusedError("The item has another text by now. Go back, load the page once more, and read it first.")
@@ -173,7 +206,7 @@ def _hold(request: Request, decided: Decided) -> tuple[bool, item_facts.Facts]:
             holder = queue.holder(facts.content_id)
             if holder != by:  # the same request, under way, has the row of the claim
                 raise RefusedError(f"{holder or 'Somebody else'} works on this item. Nothing was written.")
-        return bool(unseen), facts
+        return _golden(connection, request, decided) or (bool(unseen), facts)
 
 
 def _check_bar(request: Request, facts: item_facts.Facts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from sqlalchemy import Connection, select
@@ -19,7 +20,7 @@ from safeguard_streams.console.schema import (
     strikes,
     verdicts,
 )
-from safeguard_streams.console.web import checks
+from safeguard_streams.console.web import blind
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page, back
 from safeguard_streams.console.web.pages.queue import item_url
@@ -36,8 +37,8 @@ def go(request: Request) -> Response:
         path = parts.path if parts.path.startswith("/") and not parts.path.startswith("//") else "/"
         return back(request, path + (f"?{parts.query}" if parts.query else ""))
     with console.engine.connect() as connection:
-        check = checks.find(connection, request.state.by, wanted)
-        url = item_url(wanted) if check is not None and check.key is None else _url(connection, wanted)
+        share = console.settings.console_blind_share
+        url = _url(connection, wanted, lambda item: blind.among(connection, request.scope["person"], [item], share))
     if url is None:
         raise NotFoundError("The console knows no item, verdict, action, policy, replay or author of this id.")
     return back(request, url)
@@ -50,7 +51,10 @@ def _split(wanted: str) -> SplitResult:
         return urlsplit("")
 
 
-def _url(connection: Connection, wanted: str) -> str | None:
+def _url(connection: Connection, wanted: str, unseen: Callable[[str], Collection[str]]) -> str | None:
+    """Where an id leads. unseen: tells whether somebody is to decide about an item first. No verdict and no action then
+    leads there: that it has one is more than its page says.
+    """
     for column in (items.c.content_id, verdicts.c.content_id):
         if connection.execute(select(column).where(column == wanted).limit(1)).first() is not None:
             return item_url(wanted)
@@ -58,7 +62,7 @@ def _url(connection: Connection, wanted: str) -> str | None:
     for table, key in by_key:
         found = connection.execute(select(table.c.content_id).where(table.c[key] == wanted)).scalar()
         if found is not None:
-            return item_url(str(found))
+            return None if unseen(str(found)) else item_url(str(found))
     for column, path in (
         (policy_releases.c.policy_id, "/policy"),
         (policy_changes.c.policy_id, "/policy"),

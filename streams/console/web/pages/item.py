@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,7 +12,7 @@ from safeguard_streams.console.schema import rationales, verdicts
 from safeguard_streams.console.web import blind, checks, harms, rendering
 from safeguard_streams.console.web.claims import Queue
 from safeguard_streams.console.web.console import Console
-from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
+from safeguard_streams.console.web.guard import NotFoundError, Page
 from safeguard_streams.console.web.item_facts import Facts
 from safeguard_streams.console.web.pages.queue import lease_of
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
@@ -31,12 +31,19 @@ def reveal(request: Request) -> Response:
     console: Console = request.app.state.console
     content_id = asked_item(request)
     with transaction(console.engine) as connection:
-        facts = checks.load(connection, request.state.by, content_id)
-        if facts is None:
-            raise NotFoundError(_UNKNOWN)
+        facts, _ = _known(connection, request, content_id)
         harms.expose(connection, request.state.by, _harm(facts), content_id)
         log_access(connection, request, "reveal", content_id, {"policy": facts.policy_id})
     return _page(request, content_id, revealed=True)
+
+
+def _known(connection: Connection, request: Request, content_id: str) -> tuple[Facts, bool]:
+    """What this person may know of an item, and whether they decide about it blind."""
+    share = request.app.state.console.settings.console_blind_share
+    facts, is_blind = blind.load(connection, request.scope["person"], content_id, share)
+    if facts is None:
+        raise NotFoundError(_UNKNOWN)
+    return facts, is_blind
 
 
 def _harm(facts: Facts) -> str:
@@ -48,15 +55,13 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
     console: Console = request.app.state.console
     with console.engine.connect() as connection:
         by = request.state.by
-        facts = checks.load(connection, by, content_id)
-        if facts is None:
-            raise NotFoundError(_UNKNOWN)
+        facts, is_blind = _known(connection, request, content_id)
         handed = checks.held(connection, by, lease_of(console)) == facts.content_id
         holder = by if handed else Queue(connection, lease_of(console)).holder(facts.content_id)
         exposure = harms.of_today(connection, by, _harm(facts))
         seen = harms.was_revealed(connection, by, facts.content_id)
         display = harms.display(connection, by)
-        ids = [facts.content_id, *(one.content_id for one in facts.others)]
+        ids = [one.content_id for one in facts.others]
         unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
     policy = facts.policies.get((facts.policy_id or "", None))
     judged = facts.judged
@@ -74,7 +79,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         enough=harms.full(exposure) if exposure.is_full and not seen else "",
         display=display,
         holder=holder,
-        blind=facts.content_id in unseen and not facts.open_appeals,
+        blind=is_blind,
         barred=facts.bars(request.state.by),
         unseen=unseen,
         waits=any(one.state == "open" for one in facts.waiting),
@@ -93,11 +98,12 @@ def rationale(request: Request) -> Response:
     verdict_id = asked(request, "verdict")
     with transaction(console.engine) as connection:
         found = connection.execute(select(rationales).where(rationales.c.verdict_id == verdict_id)).first()
-        if found is None:
-            raise NotFoundError("There is no rationale of this verdict: it was erased, is too old, or never was.")
         share = console.settings.console_blind_share
-        if blind.among(connection, request.scope["person"], [found.content_id], share):
-            raise RefusedError("Decide about this item first. What the model wrote is shown after your decision.")
+        if found is None or blind.among(connection, request.scope["person"], [found.content_id], share):
+            raise NotFoundError(
+                "There is no rationale of this verdict for you: it was erased, is too old, or never was, or you are to "
+                "decide about its item first."
+            )
         verdict = connection.execute(select(verdicts).where(verdicts.c.verdict_id == verdict_id)).first()
         log_access(connection, request, "rationale", verdict_id, {"item": found.content_id})
     return rendering.page(request, "rationale.html", rationale=found, verdict=verdict)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.console.schema import policy_changes, policy_releases, verdict_rules
-from safeguard_streams.console.web import policy_text, rendering
+from safeguard_streams.console.web import policy_drafts, policy_text, rendering
 from safeguard_streams.console.web.checkout import CheckoutError, InGit, checkout_of
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import NotFoundError, Page
@@ -61,8 +61,10 @@ def show_all(request: Request) -> Response:
             .where(policy_releases.c.place != "replay")
             .order_by(policy_releases.c.policy_id, policy_releases.c.place)
         ).all()
+        writes = request.scope["person"].may("edit")
+        drafts = policy_drafts.of_person(connection, request.state.by) if writes else ()
     texts = {one.key: policy_text.read(one.document) for one in releases}
-    return rendering.page(request, "policies.html", releases=releases, texts=texts)
+    return rendering.page(request, "policies.html", releases=releases, texts=texts, drafts=drafts)
 
 
 def show(request: Request) -> Response:
@@ -126,7 +128,7 @@ def _git_state(console: Console, policy_id: str, document: str | None) -> GitSta
         return GitState(None, str(error))
     if document is None or in_git.document == document:
         return GitState(in_git, in_git.obstacle)
-    lines = list(_difference(document, in_git.document or ""))
+    lines = list(difference(document, in_git.document or ""))
     return GitState(in_git, in_git.obstacle, lines or [DiffLine("kept", "…")])
 
 
@@ -135,13 +137,14 @@ def _shown(changes: Sequence[Row[Any]]) -> Iterator[Shown]:
     before = ""
     for change in changes:
         document = change.document or ""
-        lines = list(_difference(before, document)) if document else []
+        lines = list(difference(before, document)) if document else []
         yield Shown(change, lines)
         if document and change.action != "shadow":
             before = document
 
 
-def _difference(before: str, after: str) -> Iterator[DiffLine]:
+def difference(before: str, after: str) -> Iterator[DiffLine]:
+    """The lines that differ between two texts, with those around them; none where there was no text before."""
     if not before:
         return
     kinds = {"+": "added", "-": "removed", " ": "kept"}

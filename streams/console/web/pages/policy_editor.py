@@ -1,4 +1,4 @@
-"""The editor of a policy: its text with the check's messages, and trials of it with a model. It writes nothing."""
+"""The editor of a policy: its text with the check's messages, drafts, and trials with a model. It changes no policy."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import asyncio
 import contextlib
 import logging
 import traceback
-from collections.abc import AsyncIterator, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from safeguard_streams.console.schema import policy_releases
-from safeguard_streams.console.web import policy_files, rendering, trials
+from safeguard_streams.console.web import policy_drafts, policy_files, rendering, trials
 from safeguard_streams.console.web.checker import Answer, Question
 from safeguard_streams.console.web.checkout import Checkout, InGit, checkout_of
 from safeguard_streams.console.web.console import Console
-from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError
+from safeguard_streams.console.web.guard import NotFoundError, Page, RefusedError, back
+from safeguard_streams.console.web.pages import drafting
 from safeguard_streams.console.web.policy_files import Draft
-from safeguard_streams.console.web.writing import asked, logged
+from safeguard_streams.console.web.writing import asked, log_access, logged, transaction
 from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies import golden
 from safeguard_streams.policies.document import Policy
@@ -34,6 +36,10 @@ log = logging.getLogger(__name__)
 MOST = 12 * MAX_CHARACTERS  # bytes of a form with a document: nine for a character, and what else it holds
 _TRY_SECONDS = 120.0
 _NEW = "new"  # the skeleton of a policy that nobody wrote yet
+_DRAFT, _SHARED = "draft", "shared"
+EDITOR_FIELDS = ("version", "revision", "editor", "number", "saved")  # what a form says beside its text and its base
+_NO_DRAFT = "There is no draft of yours."
+_NAME, _REVISION = 200, 15  # characters of what names a version, or counts
 _TESTS = 2  # at once in one process of the console
 _TOLD_SECONDS = 0.2  # between two messages about progress
 
@@ -69,52 +75,150 @@ def look(checkout: Checkout | None, policy_id: str) -> InGit | None:
 
 
 def edit(request: Request) -> Response:
-    """The editor, with the text in git or else the one in force, or with the one that is asked for."""
+    """The editor, with the person's draft, or else the text in git or the one in force, or with what is asked for."""
     console: Console = request.app.state.console
-    policy_id, wanted = asked(request, "id"), asked(request, "from")
+    policy_id, wanted, by = asked(request, "id"), asked(request, "from"), request.state.by
     path = policy_files.path_of(console.settings, policy_id)
     checkout, without = checkout_of(console.settings)
-    with console.engine.connect() as connection:
-        rows = connection.execute(
-            select(policy_releases).where(
-                policy_releases.c.policy_id == policy_id, policy_releases.c.place.in_(["in-force", "shadow"])
-            )
-        ).all()
-    texts = {one.place: one.document for one in rows}
     in_git = look(checkout, policy_id)
-    if in_git is not None and in_git.document is not None:
-        texts["git"] = in_git.document
+    with console.engine.connect() as connection:
+        current = drafting.present(connection, policy_id, in_git)
+        own = policy_drafts.find(connection, by, policy_id)
+        others_share = policy_drafts.shared_by_others(connection, by, policy_id)
+        shared = policy_drafts.find_shared(connection, asked(request, "of"), policy_id) if wanted == _SHARED else None
+    texts = dict(current.texts)
+    if own is not None:
+        texts[_DRAFT] = own.document
+    if shared is not None:
+        texts[_SHARED] = shared.document
     if not texts and wanted == _NEW:
         texts[_NEW] = skeleton(Outline(policy_id))
-    source = wanted if wanted in texts else next((one for one in ("git", "in-force", "shadow") if one in texts), None)
+    known = (_DRAFT, "git", "in-force", "shadow")
+    source = wanted if wanted in texts else next((one for one in known if one in texts), None)
     if source is None:
         raise NotFoundError("No policy of this id is in force, in shadow or in git.")
-    draft = Draft(policy_id, texts[source], in_git.base if in_git else "", path)
-    others = [one for one in sorted(texts) if texts[one] != draft.document]
-    return _editor(request, draft, source=source, others=others, in_git=in_git, without=without)
+    kept = {_DRAFT: own, _SHARED: shared}.get(source)
+    began = policy_drafts.Base(kept.base, kept.version, kept.revision) if kept is not None else current.base
+    with console.engine.connect() as connection:
+        meanwhile = (
+            drafting.meanwhile(connection, policy_id, began, current, texts[source]) if kept is not None else None
+        )
+    return _editor(
+        request,
+        Draft(policy_id, texts[source], began.git, path),
+        began=began,
+        place=policy_drafts.Place(uuid.uuid4().hex, 0, own.saved if own is not None else 0),
+        source=source,
+        others=[one for one in sorted(texts) if one != _SHARED and texts[one] != texts[source]],
+        others_share=others_share,
+        owner=asked(request, "of") if source == _SHARED else "",
+        own=own,
+        current=current,
+        meanwhile=meanwhile,
+        in_git=in_git,
+        without=without,
+    )
 
 
 def _editor(request: Request, draft: Draft, **more: Any) -> Response:
     """The page with a text. Without scripts, what was found about the text stands on it."""
     console: Console = request.app.state.console
     known: dict[str, Any] = {
-        "source": None,
-        "others": (),
-        "in_git": None,
-        "without": "",
-        "answer": None,
-        "result": None,
+        **dict.fromkeys(("source", "in_git", "answer", "result", "outcome", "own", "meanwhile", "current")),
+        **dict.fromkeys(("without", "owner"), ""),
+        **dict.fromkeys(("others", "others_share"), ()),
+        "file": draft.path,
+        "most": MAX_CHARACTERS,
+        "golden": policy_files.golden_sha(draft.path),
+        "missing": trials.missing(console.settings),
     }
-    known |= {"outcome": None, "file": draft.path}
-    return rendering.page(
+    if "place" not in more:
+        known |= {"place": _place_in(request), "began": _began_in(request)}
+    return rendering.page(request, "policy_edit.html", draft=draft, **{**known, **more})
+
+
+def _place_in(request: Request) -> policy_drafts.Place:
+    """The page and the change that a form comes from; a page of its own where it says none."""
+    try:
+        place = policy_drafts.place_of(*(asked(request, name) for name in ("editor", "number", "saved")))
+    except RefusedError:
+        return policy_drafts.Place(uuid.uuid4().hex, 0, 0)
+    return place._replace(number=place.number + 1)
+
+
+def _began_in(request: Request) -> policy_drafts.Base:
+    """What the text of a form began from. Raises RefusedError for what no page sends."""
+    version, revision = asked(request, "version"), asked(request, "revision")
+    if len(version) > _NAME or len(asked(request, "base")) > _NAME or len(revision) > _REVISION:
+        raise RefusedError("This form is out of date. Open the editor once more.")
+    counted = int(revision) if revision.isascii() and revision.isdecimal() else None
+    return policy_drafts.Base(asked(request, "base"), version or None, counted)
+
+
+def keep(request: Request) -> Response:
+    """Keep the text as the person's draft. A script gets how often that was done, and when."""
+    draft = draft_in(request)
+    if len(draft.document) > MAX_CHARACTERS:
+        raise RefusedError(f"A draft has at most {MAX_CHARACTERS:,} characters. This text is not kept.")
+    place = policy_drafts.place_of(*(asked(request, name) for name in ("editor", "number", "saved")))
+    console: Console = request.app.state.console
+    with transaction(console.engine) as connection:
+        began = _began_in(request)
+        kept = policy_drafts.keep(connection, request.state.by, draft.policy_id, draft.document, began, place)
+    if rendering.is_partial(request):
+        return JSONResponse({"saved": kept.saved, "number": kept.number, "at": rendering.moment(kept.saved_at)})
+    return back(request, _editor_url(draft.policy_id), "Kept as your draft.")
+
+
+def discard(request: Request) -> Response:
+    """Delete the person's draft."""
+    policy_id, said = _change_draft(request, "discard draft", policy_drafts.discard)
+    url = f"{_editor_url(policy_id)}&from={_NEW}"  # nobody may have released this policy yet
+    return back(request, url, "The draft is discarded." if said else _NO_DRAFT)
+
+
+def share(request: Request) -> Response:
+    """Let other people who edit policies read the person's draft, or no more."""
+    shared = asked(request, "shared") == "1"
+    policy_id, said = _change_draft(
         request,
-        "policy_edit.html",
-        draft=draft,
-        most=MAX_CHARACTERS,
-        golden=policy_files.golden_sha(draft.path),
-        missing=trials.missing(console.settings),
-        **{**known, **more},
+        "share draft" if shared else "end sharing",
+        lambda connection, who, name: policy_drafts.share(connection, who, name, shared=shared),
     )
+    done = "Other people who edit policies may read your draft now." if shared else "Nobody else reads your draft."
+    return back(request, _editor_url(policy_id), done if said else _NO_DRAFT)
+
+
+def rebase(request: Request) -> Response:
+    """Take the person's draft for one that began from what they were shown: they took over what changed meanwhile."""
+    saved = asked(request, "saved")
+    count = int(saved) if saved.isascii() and saved.isdecimal() and len(saved) <= _REVISION else -1
+    base = _began_in(request)
+    policy_id, said = _change_draft(
+        request,
+        "rebase draft",
+        lambda connection, who, name: policy_drafts.rebase(connection, who, name, count, base),
+    )
+    text = (
+        "Your draft is based on the present version now." if said else "Your draft changed meanwhile: look once more."
+    )
+    return back(request, _editor_url(policy_id), text)
+
+
+def _change_draft(request: Request, action: str, change: Callable[[Connection, str, str], bool]) -> tuple[str, bool]:
+    """Change the person's draft of a policy. Returns the policy's id, and whether there was one."""
+    console: Console = request.app.state.console
+    policy_id = asked(request, "id")
+    policy_files.path_of(console.settings, policy_id)
+    with transaction(console.engine) as connection:
+        done = change(connection, request.state.by, policy_id)
+        if done:
+            log_access(connection, request, action, policy_id)
+    return policy_id, done
+
+
+def _editor_url(policy_id: str) -> str:
+    return "/policy/edit?" + urlencode({"id": policy_id})
 
 
 async def check(request: Request) -> Response:
@@ -260,6 +364,10 @@ def _tested(request: Request, draft: Draft, report: dict[str, Any]) -> None:
 
 PAGES = (
     Page("policy_edit", "GET", "/policy/edit", "edit", edit),
+    Page("policy_draft", "POST", "/policy/draft", "edit", keep, MOST),
+    Page("discard_draft", "POST", "/policy/draft/discard", "edit", discard),
+    Page("share_draft", "POST", "/policy/draft/share", "edit", share),
+    Page("rebase_draft", "POST", "/policy/draft/base", "edit", rebase),
     Page("policy_check", "POST", "/policy/check", "edit", check, MOST),
     Page("policy_try", "POST", "/policy/try", "edit", try_text, MOST),
     Page("policy_test", "POST", "/policy/test", "edit", test, MOST),

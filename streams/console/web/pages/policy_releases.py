@@ -17,14 +17,14 @@ from starlette.responses import Response
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, policy_changes
 from safeguard_streams.console.web import policy_changes as planning
-from safeguard_streams.console.web import policy_files, rendering
+from safeguard_streams.console.web import policy_drafts, policy_files, rendering
 from safeguard_streams.console.web.checker import Answer, Question
 from safeguard_streams.console.web.checking import learned
 from safeguard_streams.console.web.checkout import Checkout, CheckoutError, InGit, checkout_of
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
 from safeguard_streams.console.web.pages.policies import policy_url
-from safeguard_streams.console.web.pages.policy_editor import MOST, draft_in, look
+from safeguard_streams.console.web.pages.policy_editor import EDITOR_FIELDS, MOST, draft_in, look
 from safeguard_streams.console.web.policy_changes import ACTIONS, IN_FORCE, Kind, Wanted
 from safeguard_streams.console.web.policy_files import Draft
 from safeguard_streams.console.web.writing import asked, log_access, logged, transaction
@@ -107,6 +107,7 @@ async def question(request: Request) -> Response:
         without=without,
         obstacle=_obstacle(wanted, in_git),
         changes=len(once.changes_of(current, wanted.policy_id)),
+        editor={name: asked(request, name) for name in EDITOR_FIELDS},
     )
 
 
@@ -183,6 +184,8 @@ async def change(request: Request) -> Response:
     if made is None:
         return back(request, policy_url(wanted.policy_id), "Nothing changed: exactly this stands already.")
     await run_in_threadpool(_log_once, request, wanted, made)
+    if wanted.kind in IN_FORCE and wanted.draft is not None:
+        await run_in_threadpool(_forget_draft, request, wanted.draft)
     await _projected(console, made)
     said = [_said(wanted, made), committed, *(one[:1].upper() + one[1:] for one in notices)]
     return back(request, policy_url(wanted.policy_id), " ".join(filter(None, said)))
@@ -247,6 +250,13 @@ def _log_once(request: Request, wanted: Wanted, made: PolicyChange) -> None:
         native.alone(connection, f"policy {wanted.policy_id}")
         if not _is_logged(connection, wanted, at):
             log_access(connection, request, wanted.kind, wanted.policy_id, {"changed_at": at, **version})
+
+
+def _forget_draft(request: Request, draft: Draft) -> None:
+    """The text of a draft came into force."""
+    console: Console = request.app.state.console
+    with transaction(console.engine) as connection:
+        policy_drafts.forget_released(connection, request.state.by, draft.policy_id, draft.document)
 
 
 def _is_logged(connection: Connection, wanted: Wanted, at: str) -> bool:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import appeals, items, reports, review_items
 from safeguard_streams.console.web import blind, checks, harms, rendering, sessions
-from safeguard_streams.console.web.claims import Queue, matching
+from safeguard_streams.console.web.claims import REPORTED, Queue, matching
 from safeguard_streams.console.web.console import Console
 from safeguard_streams.console.web.guard import Page, RefusedError, back
 from safeguard_streams.console.web.roles import Person
@@ -72,7 +72,7 @@ def show(request: Request) -> Response:
         request,
         "queue.html",
         groups=groups,
-        rows=[one for one in rows if one.content_id not in unseen or not filters["author"]],
+        rows=[one for one in rows if one.content_id not in unseen or not _tells(filters)],
         filters=filters,
         held=held,
         unseen=unseen,
@@ -83,6 +83,11 @@ def show(request: Request) -> Response:
         languages=sorted({one.language for one in rows if one.language} | ({filters["language"]} - {""})),
         at=now(),
     )
+
+
+def _tells(filters: Mapping[str, str]) -> bool:
+    """Whether filters tell of an item what nobody is told who decides about it blind."""
+    return bool(filters.get("author")) or filters.get("cause") == REPORTED
 
 
 def claim(request: Request) -> Response:
@@ -123,7 +128,7 @@ def next_item(connection: Connection, console: Console, person: Person, filters:
     """Hand somebody the item that they hold and have not decided, or else the next one of the queue, or a check.
 
     They get nothing of a harm that they asked not to see today, or of which they have seen enough. Who asks for the
-    items of an author gets none to decide blind, and no check: the model decides without the author.
+    items of an author, or for reported ones, gets none to decide blind, and no check: the model decides without both.
     """
     by = person.name
     native.alone(connection, f"next item of {by}")  # the same request may come twice at once
@@ -135,10 +140,10 @@ def next_item(connection: Connection, console: Console, person: Person, filters:
             return held
         queue.give_back(held, by)
     free = queue.free(by, filters, without)
-    if filters.get("author"):
+    if _tells(filters):
         unseen = blind.among(connection, person, free, console.settings.console_blind_share)
         return queue.claim_first([one for one in free if one not in unseen], by)
-    drawn = checks.draw(connection, console.settings, by, free[0], filters, without) if free else None
+    drawn = checks.draw(connection, console.settings, by, filters, without) if free else None
     return drawn or queue.claim_first(free, by)
 
 

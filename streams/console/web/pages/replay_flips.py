@@ -23,6 +23,10 @@ from safeguard_streams.console.web.policy_text import PolicyText, Rule
 from safeguard_streams.console.web.writing import asked, asked_item, log_access, transaction
 
 _ROWS = 50
+_NO_FLIP = (
+    "There is no such flip for you: its item was erased, a later comparison no longer finds it, or you are to decide "
+    "about the item in the queue first."
+)
 _ANSWERS = {"new": "the new verdict is right", "old": "the old verdict is right", "unsure": "not sure"}
 
 
@@ -85,7 +89,7 @@ def reveal(request: Request) -> Response:
     with transaction(console.engine) as connection:
         worklist = Worklist(connection, asked(request, "id"), policy_id, lease_of(console))
         if worklist.find(content_id) is None:
-            raise NotFoundError("There is no such flip.")
+            raise NotFoundError(_NO_FLIP)
         _require_decided(connection, request, content_id)
         expose(connection, request.state.by, _harm(connection, policy_id), content_id)
         log_access(connection, request, "reveal", content_id, {"policy": policy_id})
@@ -105,7 +109,7 @@ def answer(request: Request) -> Response:
         worklist = Worklist(connection, replay_id, policy_id, lease_of(console))
         row = worklist.take(content_id, by)
         if row is None:
-            raise NotFoundError("There is no such flip any more.")
+            raise NotFoundError(_NO_FLIP)
         _require_decided(connection, request, content_id)
         if other := worklist.others(row, by):
             raise RefusedError(
@@ -144,7 +148,7 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
         worklist = Worklist(connection, replay_id, policy_id, lease_of(console))
         row = worklist.find(content_id)
         if row is None:
-            raise NotFoundError("There is no such flip: it was erased, or a later comparison no longer finds it.")
+            raise NotFoundError(_NO_FLIP)
         _require_decided(connection, request, content_id)
         other = worklist.others(row, by)
         item = connection.execute(select(items).where(items.c.content_id == content_id)).first()
@@ -173,10 +177,10 @@ def _page(request: Request, content_id: str, *, revealed: bool) -> Response:
 
 
 def _require_decided(connection: Connection, request: Request, content_id: str) -> None:
-    """Refuse an item that a person is to decide about before they see any verdict."""
+    """Refuse an item that a person is to decide about before they see any verdict, as one that has no flip."""
     share = request.app.state.console.settings.console_blind_share
     if blind.among(connection, request.scope["person"], [content_id], share):
-        raise RefusedError("Decide about this item first: it waits in the queue, and you have not seen its verdict.")
+        raise NotFoundError(_NO_FLIP)
 
 
 def _sides(connection: Connection, row: Row[Any], replayed: dict[str, Any]) -> tuple[Side, Side]:

@@ -28,9 +28,6 @@ _PAGES = Keyset(verdicts.c.decided_at, verdicts.c.verdict_id)
 _RARE = 5000  # texts that a rare word is in
 _BATCH = 1000  # rows that an export reads at a time
 _EXACT = ("policy", "decision", "surface", "language", "author", "id", "effective")
-# Filters that tell what a verdict says or who wrote an item, or whether an item of the queue is a golden one, of which
-# no verdict is.
-_TELLING = {"rule", "decision", "effective", "id", "words", "author"}
 _COLUMNS = {
     "policy": verdicts.c.policy_id,
     "decision": verdicts.c.decision,
@@ -145,10 +142,7 @@ def show(request: Request) -> Response:
     wanted = Search.of(request)
     after = asked(request, "after")
     with console.engine.connect() as connection:
-        page = wanted.query(connection, *EXPORTED).where(_PAGES.after(after)).limit(ROWS + 1)
-        rows = connection.execute(page).all()
-        ids = [one.content_id for one in rows]
-        unseen = blind.among(connection, request.scope["person"], ids, console.settings.console_blind_share)
+        rows = _page(connection, wanted.query(connection, *EXPORTED), after, _seen_by(request))
     if wanted.given and not after:
         logged(request, "search", "verdicts", {"fields": sorted(wanted.given)})
     last = rows[ROWS - 1] if len(rows) > ROWS else None
@@ -160,12 +154,25 @@ def show(request: Request) -> Response:
         request,
         "search.html",
         wanted=wanted,
-        rows=[one for one in rows[:ROWS] if one.content_id not in unseen or not _TELLING & wanted.given.keys()],
-        unseen=unseen,
+        rows=rows[:ROWS],
         following=following,
         later=bool(after),
         fields=urlencode(wanted.given),
     )
+
+
+def _page(connection: Connection, query: Select[Any], after: str, seen: Shown) -> list[Any]:
+    """The verdicts of a page and the first behind it, without what a person is to decide about first.
+
+    No filter may tell whether such an item has a verdict, and no place between two rows: the page is always filled.
+    """
+    shown: list[Any] = []
+    while True:
+        rows = connection.execute(query.where(_PAGES.after(after)).limit(ROWS + 1)).all()
+        shown += seen(connection, rows)
+        if len(rows) <= ROWS or len(shown) > ROWS:
+            return shown[: ROWS + 1]
+        after = _PAGES.place(rows[-1].decided_at, rows[-1].verdict_id)
 
 
 def export(request: Request) -> Response:

@@ -53,8 +53,60 @@
   fit();
   annotate();
 
-  // A text that was changed and not sent is not left without a question.
-  form.addEventListener("submit", () => { changed = false; });
+  // Changes are kept as a draft, one request after the other. Each has a number: one that arrives late changes nothing.
+  const kept = document.getElementById("kept");
+  const tell = (said, bad) => {
+    kept.textContent = said;
+    kept.className = bad ? "message bad" : "quiet small";
+  };
+  let keeping = false, refused = false, leaving = false, timer = 0;
+  const send = (more) => {
+    form.elements.number.value = Number(form.elements.number.value) + 1;
+    const body = new URLSearchParams(new FormData(form));
+    body.delete("text");  // what is tried is kept nowhere
+    return fetch("/policy/draft", { method: "POST", body, headers: { "hx-request": "true" }, ...more });
+  };
+  const keep = async () => {
+    timer = 0;
+    if (keeping || refused || !changed) return;
+    keeping = true;
+    const sent = text.value;
+    try {
+      const answer = await send({});
+      if (answer.ok) {
+        const { saved, at } = await answer.json();
+        document.querySelectorAll("input[name=saved]").forEach((one) => { one.value = saved; });
+        if (text.value === sent) changed = false;
+        tell(`Your draft was kept at ${at} UTC.`, false);
+      } else {
+        refused = answer.status === 409 || answer.status === 413;
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        tell(page.querySelector("main h1 ~ p")?.textContent || "The console could not keep this.", true);
+      }
+    } catch {
+      tell("Your last changes are not kept: the console does not answer. It is tried again.", true);
+    }
+    keeping = false;
+    if (changed) soon();
+  };
+  const soon = () => { timer ||= setTimeout(keep, 2000); };
+  const last = () => { if (changed && !refused) send({ keepalive: true }).catch(() => {}); };
+  text.addEventListener("input", soon);
+  form.querySelector("[data-keep]").addEventListener("click", (event) => {
+    event.preventDefault();
+    changed = true;
+    keep();
+  });
+
+  // A text that was changed and not kept is not left without a question.
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return;
+    if (event.target === form) last();
+    leaving = true;
+    changed = false;
+  });
+  window.addEventListener("pageshow", () => { leaving = false; });
+  window.addEventListener("pagehide", () => { if (!leaving) last(); });
   window.addEventListener("beforeunload", (event) => { if (changed) event.preventDefault(); });
 
   // A test is one request, whose answer has a line for each step. To abort it is to cancel the test.

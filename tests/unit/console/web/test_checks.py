@@ -1,7 +1,5 @@
-"""Checks of reviewers: golden items and second looks, which nobody can tell from items that are decided blind."""
+"""Second looks: their pages are those of items that are decided blind, and nothing follows the decision."""
 
-import html
-import re
 from datetime import timedelta
 from uuid import uuid4
 
@@ -14,16 +12,12 @@ from safeguard_streams.console.schema import (
     checks,
     exposures,
     items,
-    policy_releases,
     review_items,
     reviews,
 )
 from safeguard_streams.console.web.app import build
-from safeguard_streams.console.web.checks import _disguise, _hand_out, _varied
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.contract.records import content_sha256, now
-from safeguard_streams.policies.files import LIBRARY
-from safeguard_streams.policies.golden import load
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import TEXTS, policies
 
@@ -40,11 +34,6 @@ def nothing_written(filled, monkeypatch):
         connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None, state="open"))
         for table in (checks, reviews, exposures):
             connection.execute(delete(table))
-
-
-@pytest.fixture
-def golden(filled, current):
-    return build(current.model_copy(update={"console_golden_share": 1.0}), filled)
 
 
 @pytest.fixture
@@ -80,111 +69,26 @@ def decided_by(engine, who, content_id, decision="violates", **more):
     return sha, values["action_id"]
 
 
-@BOTH_DATABASES
-def test_a_golden_item_looks_like_others_and_writes_a_label_alone(filled, golden):
-    name = f"ann-{uuid4().hex[:6]}"
-    ann = Browser(golden, name, "reviewer")
-    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
-    assert re.fullmatch(r"post-\d{3}", shown)
-    with filled.connect() as connection:
-        assert shown not in connection.execute(select(items.c.content_id)).scalars().all()
-    check = row_of(filled, checks, who=name)
-    texts = {one.text: one for one in load(LIBRARY / "fraud-spam" / "golden.jsonl")}
-    assert check.text in texts
-    assert texts[check.text].language == "en", "as the item that it replaces"
-    page_text = ann.get(f"/item?id={shown}").text
-    assert "Decide first" in page_text
-    assert "you hold it" in page_text
-    assert "golden" not in page_text.lower()
-    assert ann.post("/claims").headers["location"] == f"/item?id={shown}", "who holds one continues with it"
-    assert "Continue with the item you hold" in ann.get("/queue").text
-    assert ann.post("/go", to=shown).headers["location"] == f"/item?id={shown}"
-    assert row_of(filled, checks, who=name).text in html.unescape(ann.post("/item/text", content_id=shown).text)
-    assert Browser(golden, "bob", "reviewer").get(f"/item?id={shown}").status_code == 404, "nobody else has it"
-
-    sent = form(shown, check.content_sha256, rule="FS1")
-    answered = [ann.post("/decisions", **sent) for _ in range(2)]
-    assert {one.status_code for one in answered} == {303}, "twice is once"
-    told = ann.get(answered[1].headers["location"]).text
-    assert f"This was a text of the golden set: {check.expected}, {check.rule}." in told
-    label = row_of(filled, reviews, who=name)
-    assert (label.golden, label.blind, label.second, label.action_id) == (True, True, False, None)
-    assert (label.decision, label.expected, label.rule) == ("violates", check.expected, "FS1")
-    assert row_of(filled, checks, who=name, content_id=shown).text is None, "its text is not kept"
-    with filled.connect() as connection:
-        entry = select(audit_log.c.details).where(audit_log.c.who == name, audit_log.c.action == "decide")
-        assert connection.execute(entry).scalars().all() == [{"action": "remove", "check": "golden"}]
-
-
-def test_a_page_of_a_check_differs_from_one_that_is_decided_blind_in_nothing_but_its_item(filled, golden, current):
-    ann = Browser(golden, "ann", "reviewer")
-    checked = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
-    blind = Browser(build(current.model_copy(update={"console_blind_share": 1.0}), filled), "ann", "reviewer")
+def test_a_check_that_is_given_back_or_abandoned_ends(filled, second, current):
+    decided_by(filled, "mia", "post-003")
+    ann = Browser(second, f"ann-{uuid4().hex[:6]}", "reviewer")
+    who = ann.client.headers["x-forwarded-user"]
+    assert id_in(ann.post("/claims")) == "post-003"
+    assert ann.post("/claims").headers["location"] == "/item?id=post-003", "who holds one continues with it"
+    assert ann.post("/claims/end", content_id="post-003").headers["location"] == "/queue"
+    assert row_of(filled, checks, who=who) is None
     with filled.begin() as connection:
-        language = select(items.c.language).where(items.c.content_id == review_items.c.content_id).scalar_subquery()
-        same = review_items.c.policy_id == "fraud-spam", language == "en"
-        waits = connection.execute(select(review_items.c.content_id).where(*same)).scalars().first()
-    blind.post("/claims", content_id=waits)
-
-    def shape(one, content_id):
-        text = one.get(f"/item?id={content_id}").text.replace(content_id, "ID")
-        text = re.sub(r'(name="(?:key|token|content_sha256)" value=)"[^"]+"', r"\1", text)
-        return re.sub(r"[\d,]+ characters(, with \d+ earlier messages)?", "", text)
-
-    assert shape(ann, checked) == shape(blind, waits)
+        since = now() - timedelta(hours=1)
+        connection.execute(checks.insert().values(who=who, content_id="post-003", policy_id="x", since=since))
+    plain = Browser(build(current, filled), who, "reviewer")
+    assert id_in(plain.post("/claims")) != "post-003"
+    assert row_of(filled, checks, who=who) is None
 
 
-@BOTH_DATABASES
-def test_nobody_gets_a_golden_text_twice_and_none_that_is_not_of_the_policy_in_force(filled, golden, current, tmp_path):
-    folder = tmp_path / "fraud-spam"
-    folder.mkdir()
-    rows = (
-        '{"text": "one 1", "decision": "safe", "rule": "FS4", "kind": "clear"}',
-        '{"text": "two 2", "decision": "safe", "rule": "XX9", "kind": "clear"}',
-        '{"text": "drei", "decision": "safe", "rule": "FS4", "kind": "language", "language": "fi"}',
-    )
-    (folder / "golden.jsonl").write_text("\n".join(rows))
-    settings = {"console_golden_share": 1.0, "console_policies": tmp_path}
-    ann = Browser(build(current.model_copy(update=settings), filled), "ann", "reviewer")
-    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
-    check = row_of(filled, checks, who="ann")
-    assert check.text == "one 1"
-    following = id_in(ann.post("/decisions", **form(shown, check.content_sha256, action="allow")))
-    assert row_of(filled, items, content_id=following) is not None, "the next one waits in the queue"
-    assert row_of(filled, checks, who="ann").key is not None
-
-
-def test_a_check_that_is_given_back_or_abandoned_ends(filled, golden, current):
-    ann = Browser(golden, "ann", "reviewer")
-    shown = id_in(ann.post("/claims"))
-    assert ann.post("/claims/end", content_id=shown).headers["location"] == "/queue"
-    assert row_of(filled, checks, who="ann") is None
-    id_in(ann.post("/claims"))
-    with filled.begin() as connection:
-        connection.execute(update(checks).values(since=now() - timedelta(hours=1)))
-    plain = Browser(build(current, filled), "ann", "reviewer")
-    assert row_of(filled, items, content_id=id_in(plain.post("/claims"))) is not None
-    assert row_of(filled, checks, who="ann") is None
-
-
-def test_a_check_counts_towards_the_limit_of_its_harm_and_stays_once_it_is_revealed(filled, golden):
-    ann = Browser(golden, f"ann-{uuid4().hex[:6]}", "reviewer", "operator")
-    ann.post("/exposure", harm="fraud_spam", most="1")
-    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
-    assert ann.post("/item/text", content_id=shown).status_code == 200
-    assert id_in(ann.post("/claims")) == shown
-    ann.post("/claims/end", content_id=shown)
-    assert ann.post("/claims", policy="fraud-spam", language="en").headers["location"] == "/queue"
-    ann.post("/exposure", harm="fraud_spam", most="")
-
-
-def test_a_check_that_nobody_revealed_ends_with_the_limit_of_its_harm(filled, golden):
-    ann = Browser(golden, f"ann-{uuid4().hex[:6]}", "reviewer", "operator")
-    shown = id_in(ann.post("/claims", policy="fraud-spam", language="en"))
-    ann.post("/exposure", harm="fraud_spam", most="0")
-    assert ann.post("/claims", policy="fraud-spam", language="en").headers["location"] == "/queue"
-    assert "Take a break" in ann.post("/item/text", content_id=shown).text
-    ann.post("/exposure", harm="fraud_spam", most="")
+def test_an_empty_queue_gives_no_check(filled, second):
+    decided_by(filled, "mia", "post-003")
+    ann = Browser(second, f"ann-{uuid4().hex[:6]}", "reviewer")
+    assert ann.post("/claims", policy="none").headers["location"] == "/queue"
 
 
 @BOTH_DATABASES
@@ -261,43 +165,3 @@ def test_a_second_look_whose_text_is_erased_meanwhile_writes_nothing(filled, sec
     assert row_of(filled, reviews, golden=False, second=True) is None
     with filled.begin() as connection:
         connection.execute(update(items).where(items.c.content_id == "post-008").values(text=TEXTS[2]))
-
-
-def test_an_empty_queue_and_a_policy_out_of_force_give_no_check(filled, golden):
-    ann = Browser(golden, "ann", "reviewer")
-    assert ann.post("/claims", policy="none").headers["location"] == "/queue"
-    with filled.begin() as connection:
-        connection.execute(update(policy_releases).values(place="was in force"))
-    try:
-        assert row_of(filled, items, content_id=id_in(ann.post("/claims"))) is not None
-    finally:
-        with filled.begin() as connection:
-            connection.execute(update(policy_releases).values(place="in-force"))
-
-
-@pytest.mark.parametrize(
-    ("like", "pattern"),
-    [
-        ("7", r"\d"),
-        ("1042917", r"104\d{4}"),
-        ("3f9a8c1e5b2d4f60", r"3f9a8c1e[0-9a-f]{8}"),
-        ("01HZX3K9QW5T8RPM", r"01HZX3K9[0-9A-Z]{8}"),
-        ("post12", r"pos[t]\d\d"),
-    ],
-)
-def test_an_id_is_varied_in_its_second_half_and_keeps_its_shape(like, pattern):
-    made = {_varied(like) for _ in range(50)}
-    assert len(made) > 5
-    assert all(re.fullmatch(pattern, one) for one in made)
-
-
-def test_the_id_of_a_golden_item_is_one_that_no_check_had(filled):
-    like = "thread-5"
-    with filled.begin() as connection:
-        others = [f"thread-{digit}" for digit in range(10) if digit != 5]
-        for content_id in others[1:]:
-            _hand_out(connection, "ann", content_id, "fraud-spam")
-        made = {_disguise(connection, like) for _ in range(5)} - {None}  # None: chance missed the only free one
-        _hand_out(connection, "bob", others[0], "fraud-spam")
-        assert made <= {others[0]}
-        assert _disguise(connection, like) is None, "all ids of this shape were shown to somebody"

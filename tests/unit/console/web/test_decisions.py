@@ -372,9 +372,9 @@ def test_who_saw_the_verdict_does_not_decide_blind_again(filled, current, writte
 
 
 def test_the_share_is_as_large_as_set_and_the_same_each_time():
-    drawn = [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
+    drawn = [is_drawn("secret", f"post-{number}", sha_of("post-000"), 0.05) for number in range(2000)]
     assert 60 < sum(drawn) < 140
-    assert drawn == [is_drawn(f"person {number}", "post-000", sha_of("post-000"), 0.05) for number in range(2000)]
+    assert drawn == [is_drawn("secret", f"post-{number}", sha_of("post-000"), 0.05) for number in range(2000)]
 
 
 def test_who_asks_not_to_see_a_harm_gets_no_more_items_of_it_today(browser):

@@ -40,7 +40,8 @@ def look(engine, who, number, decision):
 
 
 def golden(engine, who, number, decision, expected):
-    said(engine, who, number, decision, golden=True, blind=True, expected=expected, action_id=None, verdict_id=None)
+    row = {"golden": True, "blind": True, "expected": expected, "action_id": None, "verdict_id": None}
+    said(engine, who, number, decision, **row, content_sha256=f"{number:064d}")
 
 
 def rows(engine, **wanted):
@@ -122,6 +123,7 @@ def test_golden_items_are_counted_by_person_and_policy_and_in_nothing_else(fille
     for number, decision in enumerate(["violates"] * 8 + ["safe", "undetermined"]):
         golden(filled, "mia", 1 + 3 * number, decision, "violates")
     golden(filled, "bob", 1, "safe", "safe")
+    golden(filled, "bob", 1, "violates", "safe")  # who got a text before knows the answer
     found = judgements.golden(rows(filled))
     assert [(one.who, one.policy_id, one.right.count, one.right.of) for one in found] == [
         ("bob", POLICY, 1, 1),
@@ -158,9 +160,7 @@ def test_a_second_look_that_differs_is_listed_until_it_is_settled(filled, browse
     assert "post-004" not in browser("ada", "admin").get("/quality").text
     assert "removed-it" not in browser("ada", "admin").get("/audit?object=post-004").text
     assert "removed-it" in browser("otto", "auditor").get("/audit?object=post-004").text
-    assert (
-        "Decide about this item first" in browser("ada", "admin").get(f"/rationale?verdict={verdict(filled, 4)}").text
-    )
+    assert "decide about its item first" in browser("ada", "admin").get(f"/rationale?verdict={verdict(filled, 4)}").text
     with filled.begin() as connection:
         connection.execute(delete(checks))
     said(filled, "lea", 4, "violates")

@@ -1,0 +1,42 @@
+"""What the console does every few seconds, whoever asks for pages: no request takes longer for it.
+
+Several processes may do it. Each round is one transaction, and finds what another one did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.concurrency import run_in_threadpool
+
+from safeguard_streams.console.web import golden_items, policy_drafts
+from safeguard_streams.console.web.console import Console
+from safeguard_streams.console.web.writing import transaction
+
+log = logging.getLogger(__name__)
+
+_SECONDS = 5.0
+
+
+async def run(console: Console) -> None:
+    """Go on until it is cancelled. A database that is away is tried again: pages say that it is."""
+    while True:
+        try:
+            await run_in_threadpool(once, console)
+        except (DBAPIError, PoolTimeoutError) as error:
+            log.warning("upkeep not done error=%s", type(error).__name__)
+        except Exception as error:  # pages are served on; the message may quote content
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log.error("upkeep failed error=%s at=%s:%s", type(error).__name__, place.name, place.lineno)  # noqa: TRY400 - as above
+        await asyncio.sleep(_SECONDS)
+
+
+def once(console: Console) -> None:
+    """One round."""
+    with transaction(console.engine) as connection:
+        golden_items.keep_up(connection, console.settings)
+        policy_drafts.forget_old(connection, console.settings)
