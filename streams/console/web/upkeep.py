@@ -1,4 +1,4 @@
-"""What the console does every few seconds, whoever asks for pages: no request takes longer for it.
+"""What the console does every few seconds, apart from all requests: no request takes longer for it.
 
 Several processes may do it. Each round is one transaction, and finds what another one did.
 """
