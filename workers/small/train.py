@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel
 
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.workers.inference import harmony
@@ -35,6 +36,7 @@ READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 96, 12
 WHOLE_ANSWERS = 0.2  # share of batches with whole answers; the other answers end after the decision
 FINISH = 0.72  # from this share of the time on, WHOLE_AT_END, because the form is learned last
 WHOLE_AT_END = 0.6
+AVERAGED = 0.6  # from this share of the time on, the model is the mean of its checkpoints, which generalises better
 LONG = 0.04  # share of batches with long texts
 RATE = 7e-4
 SLOWER = 0.3  # the differences of single tokens learn at this share of the rate
@@ -108,6 +110,7 @@ class Trainer:
             ),
             torch.optim.SparseAdam(sparse, lr=RATE, betas=(0.9, 0.98)),
         ]
+        self.mean = AveragedModel(self.model)
         self.step, self.spent = 0, 0.0
         self._load()
 
@@ -259,8 +262,12 @@ class Trainer:
 
     def _save(self) -> None:
         path = self.folder / CHECKPOINT
+        if self.spent >= AVERAGED * self.seconds:
+            self.mean.update_parameters(self.model)
+        averaged = int(self.mean.n_averaged) > 0
         state = {
-            "model": {n: t for n, t in self.model.state_dict().items() if n != "embedding.meanings"},
+            "model": _kept(self.model),
+            "mean": _kept(self.mean) if averaged else {},
             "optimisers": [o.state_dict() for o in self.optimisers],
             "step": self.step,
             "spent": self.spent,
@@ -268,7 +275,8 @@ class Trainer:
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
-        self.model.save(self.inputs, self.outputs, self.folder / MODEL)
+        written = self.mean.module if averaged else self.model
+        written.save(self.inputs, self.outputs, self.folder / MODEL)
 
     def _load(self) -> None:
         path = self.folder / CHECKPOINT
@@ -276,9 +284,15 @@ class Trainer:
             return
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"], strict=False)
+        self.mean.load_state_dict(state["mean"], strict=False)
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step, self.spent = state["step"], state["spent"]
+
+
+def _kept(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a checkpoint has of a model: all but the meanings of tokens, which are computed once."""
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("embedding.meanings")}
 
 
 def _fit(head: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:

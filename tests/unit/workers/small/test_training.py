@@ -85,3 +85,26 @@ def test_a_training_goes_on_from_its_checkpoint_and_writes_a_model_that_vllm_can
     assert {name for name in names if not name.startswith(("model.", "lm_head."))} == tables, (
         "no head of training alone"
     )
+
+
+def test_the_model_is_the_mean_of_the_last_checkpoints_also_after_an_interruption(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 1)
+    monkeypatch.setattr(train, "RATE", 0.1)  # so that checkpoints differ by more than the rounding of a written model
+    out = tmp_path / "model.safetensors"
+    seen = []
+    update = train.AveragedModel.update_parameters
+
+    def noted(mean, model):
+        seen.append(model.embedding.folded().clone())
+        update(mean, model)
+
+    monkeypatch.setattr(train.AveragedModel, "update_parameters", noted)
+    train.train(EXAMPLES, POLICIES, out, seconds=20)
+    before = len(seen)
+    train.train(EXAMPLES, POLICIES, out, seconds=30)
+    assert 1 < before < len(seen)
+    with safe_open(out, framework="pt") as file:
+        scales = file.get_tensor("embed_scales")
+        rows = file.get_tensor("embed_rows").float() * scales
+    assert ((rows - torch.stack(seen).mean(dim=0)).abs() <= 0.51 * scales).all()
+    assert ((rows - seen[-1]).abs() > 2 * scales).any()
