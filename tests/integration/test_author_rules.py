@@ -15,7 +15,7 @@ from safeguard_streams.contract.records import Action, AuthorStanding, ContentEv
 from safeguard_streams.enforcement import delivery
 from safeguard_streams.enforcement.author_rules import AuthorRules, Rate, StrikeRule, Threshold
 from safeguard_streams.enforcement.rules import EnforcementRules
-from safeguard_streams.enforcement.transform import DELIVERING
+from safeguard_streams.enforcement.stages import DELIVERING
 from tests.conftest import own_topics, until
 from tests.integration.test_authors import becomes, keeping, publish, safeguard
 

@@ -61,13 +61,20 @@ def aged(day, author="ann"):
     return Strike(f"aged {day}", author, "aged", START + day * DAY)
 
 
+class NothingReleased(KnownPolicies):
+    """The policies of a platform that released none."""
+
+    async def fetch(self, settings, wanted):
+        """Nothing to find."""
+
+
 class Partition:
     """The ledger of one partition on a log in memory. Everything is lost in a takeover but what the topics hold."""
 
     def __init__(self, rules=RULES):
         self.rules, self.log, self.standings, self.actions, self.statements = rules, [], {}, [], []
         self.position = 0
-        stating = AccountStatements(load(), EnforcementRules(authors=rules), KnownPolicies())
+        stating = AccountStatements(load(), EnforcementRules(authors=rules), NothingReleased())
         self.ledger = Ledger(rules, None, stating)
         self.ledger.states[0] = AuthorsState(1)
 
