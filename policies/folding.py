@@ -12,7 +12,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,10 +32,15 @@ _IGNORABLE = (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0, *range(0x1
 _IGNORABLE += (*range(0xFFF0, 0xFFF9), *range(0xFDD0, 0xFDF0), 0x2065)
 # Classes of combining marks that are accents or vowel points. Marks of other classes are letters of their scripts.
 _POINTS = range(10, 37)  # Hebrew, Arabic, Syriac
-_MARKS = 30  # marks in a row that are kept: as many as Unicode's Stream-Safe Text Format allows (UAX #15)
-_RARE_MARK = re.compile("[\U000101fd-\U0001e94a]")  # from the first mark beyond plane 0 to the last
+_MARKS = 30  # in a row, which Python may put in order: as many as Unicode's Stream-Safe Text Format allows (UAX #15)
+_STEP = 5  # characters
+_PLANE = 0x10000  # code points
+_RARE_MARKS = "\U000101fd-\U0001e94a"  # from the first mark beyond plane 0 to the last
+_RARE_MARK = re.compile(f"[{_RARE_MARKS}]")
 _TATWEEL = "\u0640"  # lengthens Arabic words
 _OVERLAY, _ACCENTS = 1, 200  # struck through; accents of these classes and above
+_Apart = Literal["NFD", "NFKD"]  # forms in which letters are apart from their marks
+Form = Literal["NFC", "NFKC", "NFKD"]
 LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b", "9": "g"}
 
 
@@ -60,7 +65,7 @@ def one_line(text: str) -> str:
 
 def decomposed(text: str) -> str:
     """Compatibility forms and case folded, and letters apart from their marks."""
-    return normalized("NFKD", normalized("NFKD", text).casefold())
+    return unicodedata.normalize("NFKD", normalized("NFKD", text).casefold())  # which keeps the marks' order
 
 
 def plain_from(decomposed: str) -> str:
@@ -79,35 +84,55 @@ def sent(text: str) -> str:
     return normalized("NFC", one_line(resolved(text)))
 
 
-def normalized(form: Literal["NFC", "NFKC", "NFKD"], text: str) -> str:
-    """The text in one of Unicode's normal forms. Of more than _MARKS marks in a row, the first ones stay.
+def normalized(form: Form, text: str) -> str:
+    """The text in one of Unicode's normal forms, in linear time."""
+    return unicodedata.normalize(form, in_order(form, text))
+
+
+def in_order(form: Form, text: str) -> str:
+    """The text with its long rows of combining marks in the order that they have in a normal form.
 
     Python puts the marks of a row in order in quadratic time: 130,000 of them would take half a minute, in which no
     other thread runs.
     """
-    if not text.isascii():
-        text = _many_marks().sub(r"\1", text)
-        if _RARE_MARK.search(text):
-            text = _many_rare_marks().sub(r"\1", text)
-    return unicodedata.normalize(form, text)
+    if text.isascii():
+        return text
+    apart: _Apart = "NFD" if form == "NFC" else "NFKD"
+    if _sampled_rows(apart).search(text[::_STEP]):
+        text = _long_rows(apart, _PLANE).sub(partial(_row_in_order, apart), text)
+        if _RARE_MARK.search(text):  # a search for marks of all planes takes ten times as long
+            text = _long_rows(apart, 2 * _PLANE).sub(partial(_row_in_order, apart), text)
+    return text
 
 
 @cache
-def _many_marks() -> re.Pattern[str]:
-    """More marks of plane 0 in a row than are kept."""
-    return _rows_of(range(0x10000))
+def _sampled_rows(apart: _Apart) -> re.Pattern[str]:
+    """What every _STEP-th character of a long row matches: a search that costs little in all other texts."""
+    return _rows(f"{_marks(apart, _PLANE)}{_RARE_MARKS}", (_MARKS + 1) // _STEP)
 
 
 @cache
-def _many_rare_marks() -> re.Pattern[str]:
-    """The same of all planes, which takes ten times as long to search."""
-    return _rows_of(range(0x20000))
+def _long_rows(apart: _Apart, end: int) -> re.Pattern[str]:
+    """More than _MARKS characters in a row, below a code point, that this form turns into marks with an order."""
+    return _rows(_marks(apart, end), _MARKS + 1)
 
 
-def _rows_of(codes: Iterable[int]) -> re.Pattern[str]:
-    """Rows of the marks that normalisation may put in another order."""
-    mark = f"[{members(code for code in codes if unicodedata.combining(chr(code)))}]"
-    return re.compile(f"({mark}{mark}{{{_MARKS - 1}}}){mark}++")  # `re` finds a set faster than a repetition
+def _rows(marks: str, least: int) -> re.Pattern[str]:
+    return re.compile(f"[{marks}][{marks}]{{{least - 1},}}+")  # `re` finds a set faster than a repetition
+
+
+def _marks(apart: _Apart, end: int) -> str:
+    return members(code for code in range(end) if _is_mark(apart, chr(code)))
+
+
+def _is_mark(apart: _Apart, char: str) -> bool:
+    # Some characters are no marks and become marks: U+0F73 is two vowel signs, U+FF9E the voiced sound mark.
+    return any(map(unicodedata.combining, (char, unicodedata.normalize(apart, char)[0])))
+
+
+def _row_in_order(apart: _Apart, row: re.Match[str]) -> str:
+    marks = "".join([unicodedata.normalize(apart, mark) for mark in row[0]])
+    return "".join(sorted(marks, key=unicodedata.combining))
 
 
 def _resolved(match: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ them. The texts that need a rarer step are found by comparing arrays of characte
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from safeguard_streams.policies.folding import (
     decomposed,
+    in_order,
     latin_look_alikes,
-    normalized,
     one_line,
     plain_from,
     removes_more,
@@ -106,7 +107,8 @@ def fold(texts: Sequence[str]) -> Folded:
     odd = [i for i, line in enumerate(latin) if not (line.isascii() and line.isprintable())]
     if odd:
         apart = decomposed("\n".join(lines[i] for i in odd))
-        visible = [normalized("NFC", line) for line in _INVISIBLE.sub("", apart).split("\n")]
+        seen = in_order("NFC", _INVISIBLE.sub("", apart))
+        visible = [unicodedata.normalize("NFC", line) for line in seen.split("\n")]
         for i, line, in_latin in zip(odd, visible, _in_latin(visible), strict=True):
             plain[i], latin[i] = line, in_latin
         more = removes_more(_INVISIBLE)
