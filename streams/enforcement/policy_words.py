@@ -121,5 +121,8 @@ class KnownPolicies:
             except PolicyError as error:
                 log.error("release ignored policy=%s error=%s", version.policy_id, error)  # noqa: TRY400 - no fault here
                 continue
-            self._words[version] = PolicyWords.of(policy)
-        self._missing |= missing - self._words.keys()
+            if version.version:
+                self._words[version] = PolicyWords.of(policy)
+            else:  # retired, and perhaps released again meanwhile
+                self._newest.setdefault(version.policy_id, PolicyWords.of(policy))
+        self._missing |= {one for one in missing if not self._knows(one)}

@@ -288,6 +288,8 @@ async def test_a_retired_policy_that_a_moderator_cites_is_read_from_the_history(
     await words.fetch(settings.load(), [cited, policy_words.PolicyVersion("Go away", "")])
     assert words[cited].title == shipped.title
     assert words["Go away", ""] is None
+    words.add(msgspec.structs.replace(shipped, title="Another title", version="1.0.1"))
+    assert words[cited].title == "Another title", "released again since"
 
 
 @pytest.mark.parametrize("acted_at", [datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)])
