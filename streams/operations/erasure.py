@@ -204,8 +204,8 @@ async def _referrals(settings: Settings, content_id: str, bounds: Search) -> tup
     """Erase the referrals of an item that no legal hold keeps. Returns their number, those under hold, and whether this
     user may read referrals.
     """
-    partition = await _partition(settings, topics.REFERRALS, content_id, bounds)
     try:
+        partition = await _partition(settings, topics.REFERRALS, content_id, bounds)
         released, held = await erase_released(settings, content_id, partition)
     except ForbiddenError:
         return 0, [], False
