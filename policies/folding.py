@@ -118,7 +118,8 @@ def _long_rows(apart: _Apart, end: int) -> re.Pattern[str]:
 
 
 def _rows(marks: str, least: int) -> re.Pattern[str]:
-    return re.compile(f"[{marks}][{marks}]{{{least - 1},}}+")  # `re` finds a set faster than a repetition
+    # `re` finds a set faster than a repetition. It looks back, so that no short row is read from each of its marks.
+    return re.compile(f"[{marks}](?<![{marks}][{marks}])[{marks}]{{{least - 1},}}+")
 
 
 def _marks(apart: _Apart, end: int) -> str:
