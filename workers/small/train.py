@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic as clock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -275,7 +275,7 @@ class Trainer:
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
-        written = self.mean.module if averaged else self.model
+        written = cast("SmallModel", self.mean.module) if averaged else self.model
         written.save(self.inputs, self.outputs, self.folder / MODEL)
 
     def _load(self) -> None:
