@@ -21,7 +21,8 @@ def disguise(like: str, others: Sequence[str], taken: Collection[str]) -> str | 
     Each sign of an id that looks random is one that some id has in its place, and the id sorts between others. A number
     lies between those of items that are known, so that the platform's own ids do not reach it later.
 
-    others: those of about the same time first. taken: ids in use. None where no such id is found, as in a queue whose ids do not say what may vary.
+    others: those of about the same time first. taken: ids in use. Returns None where no such id is found, as in a queue
+    whose ids do not say what may vary.
     """
     alike = (one for one in others if _shape(one) == _shape(like))
     known = sorted({like, *islice(alike, _OTHERS)})
