@@ -306,7 +306,7 @@ class Rows:
         return places
 
     def _most(self, topic: str, says: Iterable[Mapping[int, int | None]]) -> int | None:
-        """How many partitions a topic has now, if that is known. Its records name new ones before a client sees them."""
+        """How many partitions a topic has now, if that is known. Records name new ones before the client sees them."""
         if (known := self._partitions.get(topic)) is not None:
             named = (count or 0 for counts in says for count in counts.values())
             self._partitions[topic] = known = max(known, *named, 0)
