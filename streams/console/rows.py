@@ -11,7 +11,7 @@ transaction, in statements that give the same result whichever topics came first
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import in_utc
 
 _LOOKED_UP = 1000  # keys in one statement
-_UNKNOWN: Mapping[str, int] = {}
 _ITEM_PLACE = (schema.items.c.standing_partition, schema.items.c.standing_partitions)
 _AUTHOR_PLACE = (schema.author_standings.c.partition, schema.author_standings.c.partitions)
 _NUL = rb"\u0000"
@@ -100,10 +99,10 @@ class _AuthorStands(NamedTuple):
 
 
 class Rows:
-    """The rows of one batch. partitions: how many each topic has now, as far as is known."""
+    """The rows of one batch. partitions: how many each topic has now, as far as is known; records add to it."""
 
-    def __init__(self, partitions: Mapping[str, int] = _UNKNOWN) -> None:
-        self._partitions = partitions
+    def __init__(self, partitions: dict[str, int] | None = None) -> None:
+        self._partitions = {} if partitions is None else partitions
         self._has_nul = True  # the record that is read, as far as is known
         self._rows: dict[Table, dict[Key, Row | None]] = {}
         self._actions: list[Row] = []
@@ -296,14 +295,22 @@ class Rows:
         """The rows that change, by key, with the places of the records that change them. says: what the records of each
         partition say about a key, as `next_place` takes it.
         """
+        most = self._most(topic, says.values())
         places: dict[str, RecordPlace] = {}
         for names in _chunks(list(says)):
             known = places_of(connection, key, columns, names)
             for name in names:
-                place = next_place(known.get(name), says[name], self._partitions.get(topic))
+                place = next_place(known.get(name), says[name], most)
                 if place is not None:
                     places[name] = place
         return places
+
+    def _most(self, topic: str, says: Iterable[Mapping[int, int | None]]) -> int | None:
+        """How many partitions a topic has now, if that is known. Records name new ones before the client sees them."""
+        if (known := self._partitions.get(topic)) is not None:
+            named = (count or 0 for counts in says for count in counts.values())
+            self._partitions[topic] = known = max(known, *named, 0)
+        return known
 
 
 def _chunks(ids: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -123,7 +123,10 @@ def followed_strikes(connection: Connection) -> Insert:
 
 
 def newer_texts(connection: Connection) -> Insert:
-    """The text of the later event. Two partitions have no order: there, the time that the producer gives counts."""
+    """The text of the later event. Two partitions have no order: there, the time that the producer gives counts.
+
+    A text of no event is no item's of the platform, or an early version wrote it: one of an event replaces it.
+    """
     table, statement = schema.items, insert(connection.engine, schema.items)
     new = statement.excluded
     placed = and_(table.c.event_partition == new.event_partition, table.c.event_offset.is_not(None))
@@ -132,7 +135,7 @@ def newer_texts(connection: Connection) -> Insert:
         and_(table.c.event_offset.is_(None), table.c.content_sha256 == new.content_sha256),
     )
     newer = case(
-        (table.c.text_at.is_(None), True),
+        (or_(table.c.text_at.is_(None), and_(table.c.event_offset.is_(None), new.event_offset.is_not(None))), True),
         (placed, new.event_offset > table.c.event_offset),
         else_=new.created_at > table.c.created_at,
     )

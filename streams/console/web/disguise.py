@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import islice
 from random import SystemRandom
 from uuid import uuid4
 
 _TRIES = 50  # ids that look like others, of which some are taken
+_OTHERS = 20  # ids that one is made of: of many, an id with a time or a number in it would be of another time
 _UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _PART = re.compile(r"[0-9A-Za-z]+")
 _random = SystemRandom()
@@ -19,9 +21,11 @@ def disguise(like: str, others: Sequence[str], taken: Collection[str]) -> str | 
     Each sign of an id that looks random is one that some id has in its place, and the id sorts between others. A number
     lies between those of items that are known, so that the platform's own ids do not reach it later.
 
-    taken: ids in use. None where no such id is found, as in a queue whose ids do not say what may vary.
+    others: those of about the same time first. taken: ids in use. Returns None where no such id is found, as in a queue
+    whose ids do not say what may vary.
     """
-    known = sorted({like, *(one for one in others if _shape(one) == _shape(like))})
+    alike = (one for one in others if _shape(one) == _shape(like))
+    known = sorted({like, *islice(alike, _OTHERS)})
     made = (_uuid(like) if _UUID4.search(like) else _made(like, known) for _ in range(_TRIES))
     return next((one for one in made if one is not None and one not in taken and one not in known), None)
 

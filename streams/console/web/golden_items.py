@@ -42,18 +42,19 @@ from safeguard_streams.runtime.settings import Settings
 # What sends an item to review without a person's word, of which a golden item could show nothing.
 _CAUSES = ("rule", "undetermined", "held")
 _ARRIVALS = 1000  # items that are looked at in one transaction
-_IDS = 500  # of the queue, that an id is made to look like
-_NEAR = 50  # of these, those that began to wait at about the same time
+_NEAR = 50  # ids before and after, among which an id is made
+_LOOKED_UP = 50  # ids that are made until one is free
 _LATER = 30.0  # seconds at most after the item that it resembles
 _WAITS = ("cause", "action", "effective", "rule", "priority")
 _ALONE = "golden items"
 _random: random.Random = SystemRandom()  # nobody can foresee a golden item
 
 _same = and_(items.c.content_id == golden_items.c.content_id, items.c.content_sha256 == golden_items.c.content_sha256)
-# The platform's own item of this id has a place on a topic, or a verdict.
+# The platform's own item of this id has a place on a topic, something that stands on it, or a verdict.
+_placed = items.c.event_offset.is_not(None) | items.c.standing_partition.is_not(None)
 _is_one: ColumnElement[bool] = and_(
     golden_items.c.key.is_(None),
-    exists().where(_same, items.c.event_offset.is_(None)),
+    exists().where(_same, ~_placed),
     ~exists().where(verdicts.c.content_id == golden_items.c.content_id),
 )
 
@@ -131,13 +132,13 @@ def keep_up(connection: Connection, settings: Settings) -> None:
 
 
 def _arrived(connection: Connection, until: datetime) -> Sequence[Row[Any]]:
-    """What began to wait after a time, the first first."""
+    """What began to wait after a time, the first first. What an agent's clock says of the future waits until then."""
     reported = exists().where(reports.c.content_id == review_items.c.content_id).label("reported")
     known = (items.c.language, items.c.context, items.c.text.is_not(None).label("has_text"))
     return connection.execute(
         select(review_items, *known, reported)
         .outerjoin(items, items.c.content_id == review_items.c.content_id)
-        .where(review_items.c.state == "open", review_items.c.since > until)
+        .where(review_items.c.state == "open", review_items.c.since > until, review_items.c.since <= now())
         .order_by(review_items.c.since)
         .limit(_ARRIVALS)
     ).all()
@@ -212,16 +213,20 @@ def _primary(language: str) -> str:
 
 
 def _id_like(connection: Connection, like: Row[Any]) -> str | None:
-    """An id that looks like those of the queue, and that no known item has."""
-    waiting = select(review_items.c.content_id, review_items.c.since).where(review_items.c.state == "open")
-    some = connection.execute(waiting.where(review_items.c.since.is_not(None)).limit(_IDS)).all()
-    near = sorted(some, key=lambda one: (abs((one.since - like.since).total_seconds()), one.content_id))[:_NEAR]
+    """An id that looks like those that began to wait at about the same time, and that no known item has."""
+    since = review_items.c.since
+    waiting = select(review_items.c.content_id, since).where(review_items.c.state == "open")
+    before = waiting.where(since <= like.since).order_by(since.desc()).limit(_NEAR)
+    after = waiting.where(since > like.since).order_by(since).limit(_NEAR)
+    some = [*connection.execute(before), *connection.execute(after)]
+    near = sorted(some, key=lambda one: (abs((one.since - like.since).total_seconds()), one.content_id))
     taken: set[str] = set()
-    while True:
+    for _ in range(_LOOKED_UP):
         made = disguise(like.content_id, [one.content_id for one in near], taken)
         if made is None or not any(_has(connection, table, made) for table in (items, verdicts, checks, golden_items)):
             return made
         taken.add(made)
+    return None
 
 
 def _has(connection: Connection, table: Any, content_id: str) -> bool:
@@ -255,7 +260,15 @@ def _restore(connection: Connection) -> None:
 
 
 def _end_replaced(connection: Connection) -> None:
-    """Forget golden items of whose id the platform has an item by now."""
-    placed = exists().where(items.c.content_id == golden_items.c.content_id, items.c.event_offset.is_not(None))
+    """Forget golden items of whose id the platform has an item by now, and what they had of its rows."""
+    placed = exists().where(items.c.content_id == golden_items.c.content_id, _placed)
     judged = exists().where(verdicts.c.content_id == golden_items.c.content_id)
-    connection.execute(delete(golden_items).where(golden_items.c.key.is_(None), placed | judged))
+    replaced = select(golden_items).where(golden_items.c.key.is_(None), placed | judged)
+    for one in connection.execute(replaced).all():
+        name = one.content_id
+        own_text = items.c.content_sha256 == one.content_sha256, items.c.event_offset.is_(None)
+        words = dict.fromkeys(("text", "language", "content_sha256", "text_at", "text_expires_at"))
+        connection.execute(update(items).where(items.c.content_id == name, *own_text).values(**words))
+        own_row = review_items.c.policy_id == one.policy_id, review_items.c.since == one.since
+        connection.execute(delete(review_items).where(review_items.c.content_id == name, *own_row))
+        connection.execute(delete(golden_items).where(golden_items.c.content_id == name))

@@ -1,6 +1,6 @@
 """What the console does every few seconds, apart from all requests: no request takes longer for it.
 
-Several processes may do it. Each round is one transaction, and finds what another one did.
+Several processes may do it. Each finds what another one did.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ async def run(console: Console) -> None:
 
 
 def once(console: Console) -> None:
-    """One round."""
+    """One round. What ends comes first, in a transaction of its own: no fault of the rest keeps it."""
+    with transaction(console.engine) as connection:
+        policy_drafts.forget_old(connection, console.settings)
     with transaction(console.engine) as connection:
         golden_items.keep_up(connection, console.settings)
-        policy_drafts.forget_old(connection, console.settings)

@@ -2,11 +2,12 @@
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from safeguard_streams.console import schema
-from safeguard_streams.console.migrations import upgrade
+from safeguard_streams.console.migrations import config, upgrade
 from safeguard_streams.errors import ConfigurationError
 from tests.projected import BEGAN
 
@@ -23,6 +24,32 @@ def test_the_versions_lead_to_the_schema(engine):
             "include_object": lambda _object, name, kind, *_: name not in uncompared,
         }
         assert compare_metadata(MigrationContext.configure(connection, opts=options), schema.metadata) == []
+
+
+def test_an_upgrade_of_the_first_release_keeps_second_looks_and_labels(engine):
+    with engine.begin() as connection:
+        command.upgrade(config(connection), "0003")
+        about = {"who": "ann", "policy_id": "hate", "since": BEGAN, "content_sha256": "0" * 64}
+        for name, expected, key in (
+            ("g1", "violates", None),
+            ("g2", "safe", "k"),
+            ("s1", None, None),
+            ("s2", None, "k"),
+        ):
+            golden = {"expected": expected, "text": expected and "a text", "key": key}
+            columns = {**about, **golden, "content_id": name}
+            connection.execute(sa.insert(sa.table("checks", *map(sa.column, columns))).values(columns))
+        said = {"content_id": "g2", "decision": "safe", "action": "allow", "blind": True, "golden": True}
+        label = {"who": "ann", "policy_id": "hate", "second": False, "at": BEGAN, "expected": "safe"}
+        connection.execute(sa.insert(schema.reviews).values(**said, **label))
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(schema.checks.c.content_id).order_by("content_id")).scalars().all() == [
+            "s1",
+            "s2",
+        ]
+        assert connection.execute(sa.select(schema.reviews.c.content_id)).scalars().all() == ["g2"]
+        assert connection.execute(sa.select(schema.draws.c.name)).scalars().all() == ["queue"]
 
 
 def test_an_upgrade_of_what_is_up_to_date_changes_nothing(engine):

@@ -73,6 +73,17 @@ def test_an_author_who_was_moved_stands_as_in_the_new_partition(store, size):
         assert found == [("author-7", "suspend")]
 
 
+def test_a_record_of_more_partitions_than_are_known_yet_is_of_this_topic(store):
+    """A client learns of new partitions minutes later."""
+    logs = moved(topics.AUTHOR_STANDING, b"author-7", of_author("warn", 4), of_author("suspend", 6))
+    for records in orders(*logs):
+        store.clear()
+        store.partitions = {topics.AUTHOR_STANDING: 4}
+        for one in records:
+            store.apply([one])
+        assert rows(store, schema.author_standings, "action") == [("suspend",)]
+
+
 @pytest.mark.parametrize("size", [1, 5])
 def test_an_author_who_was_moved_stands_no_longer_once_the_new_partition_says_so(store, size):
     logs = moved(topics.AUTHOR_STANDING, b"author-7", of_author("warn", 4), of_author("warn", 6), None)

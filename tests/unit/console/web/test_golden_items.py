@@ -1,6 +1,7 @@
 """Golden items, which a hostile reviewer compares with real ones, field by field, and cannot tell from them."""
 
 import html
+import itertools
 import re
 from datetime import timedelta
 from urllib.parse import urlencode
@@ -18,19 +19,23 @@ from safeguard_streams.console.schema import (
     exposures,
     golden_items,
     items,
+    positions,
     reports,
     review_items,
     reviews,
     verdicts,
 )
-from safeguard_streams.console.web import blind, upkeep
+from safeguard_streams.console.store import Store
+from safeguard_streams.console.web import blind, policy_drafts, upkeep
 from safeguard_streams.console.web import golden_items as queueing
 from safeguard_streams.console.web.app import build
 from safeguard_streams.console.web.pages import decisions as page
 from safeguard_streams.console.web.roles import Person
-from safeguard_streams.contract.records import now
+from safeguard_streams.contract import topics
+from safeguard_streams.contract.records import PolicyStanding, now
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.policies.golden import load
+from tests import projected
 from tests.unit.console.web.conftest import BOTH_DATABASES, Browser
 from tests.unit.console.web.filling import REPLAY, policies
 
@@ -352,6 +357,104 @@ def test_an_item_of_the_platform_with_the_same_id_is_decided_as_any_other(filled
     upkeep.once(app.state.console)
     assert not rows(filled, golden_items, content_id=golden.content_id)
     assert len(rows(filled, items, content_id=golden.content_id)) == 1
+
+
+def stood(golden, **fields):
+    """What stands on an item of the platform that has the id of a golden item."""
+    limited = {"action": "limit", "action_id": "a", "at": now(), "decision": "violates", **fields}
+    return projected.standing(golden.content_id, [PolicyStanding("another", **limited)], effective="limit")
+
+
+@pytest.mark.parametrize("order", itertools.permutations(["text", "verdict", "standing"]), ids="-".join)
+@BOTH_DATABASES
+def test_a_later_item_of_the_platform_takes_the_place_of_a_golden_one_whatever_is_projected_first(
+    filled, golden, app, order
+):
+    name = golden.content_id
+    records = {
+        "text": (topics.ESCALATIONS, projected.escalation(3, name, "a text of the platform")),
+        "verdict": (topics.VERDICTS, projected.verdict(3, name)),
+        "standing": (topics.STANDING, stood(golden)),
+    }
+    store = Store(filled, text_days=10_000)
+    store.open()
+    try:
+        for number, kind in enumerate(order):
+            topic, value = records[kind]
+            store.apply([projected.record(topic, value, offset=number, partition=77, key=name.encode())])
+            with filled.connect() as connection:
+                assert queueing.find(connection, name) is None, "somebody's decision would be no record"
+            if number == 0:
+                upkeep.once(app.state.console)
+        (item,) = rows(filled, items, content_id=name)
+        assert (item.text, item.author_id, item.effective) == ("a text of the platform", "author-7", "limit")
+        assert not rows(filled, review_items, content_id=name, state="open"), "the platform's item does not wait"
+    finally:
+        with filled.begin() as connection:
+            connection.execute(delete(positions).where(positions.c.partition == 77))
+            for table in (items, review_items, verdicts):
+                connection.execute(delete(table).where(table.c.content_id == name))
+
+
+def test_an_item_that_begins_to_wait_in_the_future_ends_no_golden_items(filled, current):
+    """As where the clock of an agent is wrong."""
+    console = build(current.model_copy(update={"console_golden_share": 1.0}), filled).state.console
+    with filled.begin() as connection:
+        first = connection.execute(select(review_items)).first()
+        own = update(review_items).where(
+            review_items.c.content_id == first.content_id, review_items.c.policy_id == first.policy_id
+        )
+        connection.execute(own.values(since=now() + timedelta(days=900)))
+    try:
+        upkeep.once(console)
+        (until,) = [one.until for one in rows(filled, draws)]
+        assert until <= now()
+    finally:
+        with filled.begin() as connection:
+            connection.execute(own.values(since=first.since))
+
+
+def test_an_id_is_made_of_those_that_began_to_wait_at_the_same_time(filled, current):
+    """In a queue of thousands, whose first ones in the table are of another time."""
+    like = now() - timedelta(days=1)
+    with filled.begin() as connection:
+        shown = {"policy_id": "other", "cause": "rule", "action": "review", "effective": "review", "edited": False}
+        row = {**shown, "state": "open", "priority": 1.0}
+        connection.execute(
+            insert(review_items),
+            [
+                {**row, "content_id": f"n{n:07d}", "since": like + timedelta(minutes=n - 9000)}
+                for n in range(0, 9900, 9)
+            ],
+        )
+        one = connection.execute(select(review_items).where(review_items.c.content_id == "n0009000")).one()
+    try:
+        with filled.connect() as connection:
+            made = {int(queueing._id_like(connection, one)[1:]) for _ in range(20)}
+        assert (min(made) > 8900, max(made) < 9100) == (True, True), (min(made), max(made))
+    finally:
+        with filled.begin() as connection:
+            connection.execute(delete(review_items).where(review_items.c.policy_id == "other"))
+
+
+def test_the_search_for_a_free_id_ends_where_all_are_known(filled, monkeypatch):
+    asked = []
+    monkeypatch.setattr(queueing, "_has", lambda _connection, _table, made: asked.append(made) or True)
+    monkeypatch.setattr(queueing, "disguise", lambda *_: uuid4().hex)
+    with filled.connect() as connection:
+        assert queueing._id_like(connection, connection.execute(select(review_items)).first()) is None
+    assert len(asked) < 1000
+
+
+def test_a_golden_set_that_cannot_be_read_keeps_no_draft_longer(filled, app, monkeypatch):
+    with filled.begin() as connection:
+        place = policy_drafts.Place(uuid4().hex, 1, 0)
+        policy_drafts.keep(connection, "zoe", POLICY.id, "a text", policy_drafts.Base("", None, None), place)
+        connection.execute(update(policy_drafts.table).values(saved_at=now() - timedelta(days=31)))
+    monkeypatch.setattr(queueing, "keep_up", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        upkeep.once(app.state.console)
+    assert not rows(filled, policy_drafts.table, who="zoe")
 
 
 def test_a_verdict_or_an_action_leads_to_no_item_that_is_decided_blind(filled, golden, app):
