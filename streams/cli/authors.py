@@ -238,11 +238,11 @@ def forget(
 
 async def _forget(current: Settings, author: str, person: ChangedBy) -> tuple[Strike, list[Referral] | None]:
     """Forget an author. Returns the record, and the referrals that name the author; None for who may not read them."""
-    entry = await people.forget(current, author, person)
     try:
-        return entry, [one.referral for one in await referrals(current) if one.referral.author_id == author]
+        left = [one.referral for one in await referrals(current) if one.referral.author_id == author]
     except ForbiddenError:
-        return entry, None
+        left = None
+    return await people.forget(current, author, person), left
 
 
 def _say_written(entry: Strike, line: str, *, as_json: bool) -> None:

@@ -19,8 +19,8 @@ LONG_TEXT = 1600  # the same of the few long batches
 CHUNK = 12  # batches that are drawn at once and cut by length, for less padding
 UNKNOWN = 0.1  # share of a text's tokens replaced by the unknown token, against overfitting
 EFFORTS = {"low": 0.8, "medium": 0.15, "high": 0.05}  # how often a batch has each effort; retries use higher ones
-EVENNESS = 0.8  # exponent of the sizes of groups of data sets: 1 draws each text equally often
-OWN_EVENNESS = 0.4  # the same for the project's own sentences
+SIZE_EXPONENT = 0.8  # of groups of data sets: 0 draws each group equally often, 1 each text
+OWN_SIZE_EXPONENT = 0.4  # the same for the project's own sentences
 OWN = 0.35  # share of a side's rows that are the project's own sentences, where data sets cover it too
 DECISION = 6  # tokens of an answer that decide
 BEFORE = tuple(harmony.encode_markup("<|start|>user<|message|>"))
@@ -67,8 +67,8 @@ class Source:
         own = {key: rows for key, rows in groups.items() if key[0]}
         data = {key: rows for key, rows in groups.items() if not key[0]}
         chosen = own if own and (not data or self._draw.random() < OWN) else data
-        evenness = OWN_EVENNESS if chosen is own else EVENNESS
-        key = self._draw.choices(list(chosen), [len(rows) ** evenness for rows in chosen.values()])[0]
+        exponent = OWN_SIZE_EXPONENT if chosen is own else SIZE_EXPONENT
+        key = self._draw.choices(list(chosen), [len(rows) ** exponent for rows in chosen.values()])[0]
         return self._draw.choice(chosen[key])
 
 

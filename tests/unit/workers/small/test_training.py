@@ -3,7 +3,9 @@
 import itertools
 import json
 import random
+from collections import Counter
 
+import msgspec
 import pytest
 
 pytest.importorskip("vllm")
@@ -15,7 +17,7 @@ from safetensors import safe_open
 from safeguard_streams.workers.inference import harmony
 from safeguard_streams.workers.small import batches, meanings, train
 from safeguard_streams.workers.small.batches import Source, judged
-from safeguard_streams.workers.small.examples import Example, answer, taught_policies
+from safeguard_streams.workers.small.examples import LESSONS, Example, answer, taught_policies
 from safeguard_streams.workers.small.network import HIDDEN, LAYERS, Vocabulary
 
 POLICIES = {name: taught_policies()[name] for name in ("self-harm", "fraud-spam")}
@@ -49,6 +51,17 @@ def test_batches_have_one_lesson_and_both_sides():
         assert {example.lesson for example in drawn.examples} == {drawn.lesson}
     both = [example.violates for _ in range(batches.CHUNK * 4) for example in source.next(8).examples]
     assert 0.4 < sum(both) / len(both) < 0.6
+
+
+def test_lessons_come_by_their_shares_and_large_sets_nearly_as_often_as_their_texts():
+    source = Source([one for one in EXAMPLES if one.source == "a set" for _ in range(9)] + EXAMPLES, seed=0)
+    lessons = Counter(source.next(8).lesson for _ in range(2000))
+    wanted = LESSONS["self-harm"].share / LESSONS["fraud-spam"].share
+    assert lessons["self-harm"] / lessons["fraud-spam"] == pytest.approx(wanted, rel=0.15)
+    few = [msgspec.structs.replace(one, source="a small set") for one in EXAMPLES if one.source == "a set"]
+    sets = [one for one in EXAMPLES if one.source == "a set" for _ in range(10)] + few
+    sources = Counter(example.source for _ in range(500) for example in Source(sets, seed=_).next(8).examples)
+    assert sources["a set"] / sources["a small set"] == pytest.approx(10**batches.SIZE_EXPONENT, rel=0.2)
 
 
 @pytest.mark.parametrize("whole", [True, False])
