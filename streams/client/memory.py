@@ -40,7 +40,8 @@ class MemoryConsumer:
         if not batches:
             self._broker.changed.clear()
             try:
-                await asyncio.wait_for(self._broker.changed.wait(), timeout_ms / 1000)
+                async with asyncio.timeout(timeout_ms / 1000):
+                    await self._broker.changed.wait()
             except TimeoutError:
                 return {}
             batches = self._take()

@@ -28,6 +28,7 @@ from safeguard_streams.contract.records import (
 from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from safeguard_streams.runtime.stopping import stopped
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Publisher:
     async def __aexit__(self, *_: object) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.stop()
+            await stopped(producer.stop)
 
     async def publish(self, event: ContentEvent) -> None:
         """Publish an event; returns when the brokers have it.
@@ -244,7 +245,7 @@ async def _start(producer: EventProducer) -> EventProducer:
     try:
         await producer.start()
     except BaseException:
-        await producer.stop()
+        await stopped(producer.stop)
         raise
     return producer
 

@@ -43,6 +43,7 @@ from safeguard_streams.errors import ConfigurationError, RecordError
 from safeguard_streams.runtime.aiokafka_patch import StrictConsumer
 from safeguard_streams.runtime.brokers import check_brokers
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from safeguard_streams.runtime.stopping import stopped
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ class Verdicts(ConsumerRebalanceListener):
     async def __aexit__(self, *_: object) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            await stopped(consumer.stop)
 
     def _opened(self) -> VerdictConsumer:
         if self._consumer is None:

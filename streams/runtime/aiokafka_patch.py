@@ -60,9 +60,10 @@ class StrictConsumer(AIOKafkaConsumer):
             await super().start()
         except asyncio.CancelledError:
             joining = getattr(self._coordinator, "_coordination_task", None)
-            if joining is not None:
+            # It swallows one that arrives while it stops its heartbeats.
+            while joining is not None and not joining.done():
                 joining.cancel()
-                await asyncio.wait({joining})
+                await asyncio.wait({joining}, timeout=1.0)
             raise
 
     def leave_on_stop(self) -> None:

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Int8, Int16, Int32, Schema, String
 
-from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, STOP_SECONDS, failed, forbidden
+from safeguard_streams.bus.kafka.clients import FORBIDDEN_ERRORS, bounded_stop, failed, forbidden
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.security import client_options
@@ -88,9 +88,7 @@ async def _create_topics(settings: Settings, created: dict[str, bool]) -> None:
         await _bring_up_to_date(admin, [topic for topic in catalogue if not created[topic.name]], _set_by(settings))
         await _until_listed(admin, {name for name, new in created.items() if new})
     finally:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await admin.close()
+        await bounded_stop(admin.close)
 
 
 async def _until_listed(admin: AIOKafkaAdminClient, names: set[str]) -> None:

@@ -25,6 +25,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import BusError, ForbiddenError
 from safeguard_streams.runtime.security import client_options
 from safeguard_streams.runtime.settings import Settings
+from safeguard_streams.runtime.stopping import stopped
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,7 @@ async def bounded_stop(stop: Callable[[], Awaitable[None]]) -> None:
     """Stop a client within STOP_SECONDS; it may wait without end for a broker that is gone."""
     try:
         async with asyncio.timeout(STOP_SECONDS):
-            await stop()
-    except asyncio.CancelledError:
-        # A client that is stopped before it did anything raises this too, although nobody cancelled this task.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
+            await stopped(stop)
     except (TimeoutError, KafkaError) as error:
         log.debug("client not stopped in time error=%r", error)
 
