@@ -54,10 +54,16 @@ class Projector:
         self.caught_up = False  # with what the topics held when it last began to follow
         self.lag: dict[Partition, int] = {}  # records of each partition that are not projected yet, as far as is known
         self._waiting_since: dict[Partition, float] = {}  # timestamps of the oldest records that were read
+        self._stands_by = False
         self._settings = settings
         self._names = [settings.prefix + name for name in FOLDS]
         self._begun: set[TopicPartition] = set()
         self._tidy_at = self._check_at = 0.0
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether it still has to read what the topics held when it began to follow, and no other process does."""
+        return not (self.caught_up or self._stands_by)
 
     def state(self) -> dict[str, Any]:
         """The body of /health/ready."""
@@ -85,6 +91,7 @@ class Projector:
                         await self._follow(client, stop, to_end=to_end)
                     return
                 except Moved as moved:
+                    self._stands_by = True
                     self._waiting_since.clear()  # the other process projects what was read here
                     log.info("standing by reason=%s", moved)
                 except (*AWAY, BusError, ConfigurationError) as error:
@@ -121,6 +128,7 @@ class Projector:
             self._waiting_since[self.store.place(record)] = record.timestamp / 1000
         for part in _parts(records):
             await in_thread(partial(self.store.apply, part))
+            self._stands_by = False
             self._count(part)
         self._waiting_since.clear()
 

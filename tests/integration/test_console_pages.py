@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -176,8 +177,9 @@ def serving(current, provider, folder, **more):
         while True:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health/ready", timeout=5):
-                break
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health/ready", timeout=5) as answer:
+                if json.load(answer)["projector"]["caught_up"]:
+                    break
             time.sleep(0.2)
         yield url, log
     finally:

@@ -92,7 +92,9 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     person = request.scope.get("person")
     # A page in another window that renews one of its parts takes no message from the next whole page.
     once = request.session.get if is_partial(request) else request.session.pop
+    projector = request.app.state.projector
     known: Mapping[str, Any] = {
+        "reading": projector is not None and projector.is_catching_up,
         "person": person,
         "may": lambda name: person is not None and console.allows(person, name),
         "sign_in_about": console.sign_in.about,

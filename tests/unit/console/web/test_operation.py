@@ -1,8 +1,12 @@
 """What the console tells those who run it: health with the projector's state, and metrics by page without content."""
 
+import asyncio
+import contextlib
+
 from sqlalchemy import create_engine, event
 
 from safeguard_streams.console.projector import Projector
+from safeguard_streams.console.web import upkeep
 from safeguard_streams.console.web.app import build
 from safeguard_streams.runtime import metrics
 from tests.unit.console.web.conftest import Browser
@@ -38,6 +42,24 @@ def test_health_names_the_state_of_the_projector_in_the_process(filled, current)
     assert ready.status_code == 200, "pages need no projector"
     assert ready.json()["projector"] == projector.state()
     assert ready.json()["projector"]["caught_up"] is False
+
+
+def test_pages_say_that_the_projector_has_not_read_all_yet(filled, current):
+    projector = Projector(current, filled)
+    ann, said = Browser(build(current, filled, projector), "ann", "admin"), "is still reading the topics"
+    assert said in ann.get("/replays/new").text
+    projector._stands_by = True  # another process projects
+    assert said not in ann.get("/replays/new").text
+    projector._stands_by, projector.caught_up = False, True
+    assert said not in ann.get("/replays/new").text
+
+
+async def test_upkeep_waits_for_the_tables(current, caplog):
+    console = build(current, create_engine("sqlite://")).state.console
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await upkeep.run(console)
+    assert not caplog.records
 
 
 def test_the_queue_is_read_in_the_order_of_an_index(browser, filled):
