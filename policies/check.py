@@ -14,7 +14,8 @@ from safeguard_streams.policies import files, golden, harmony
 from safeguard_streams.policies.document import ANSWER_FIELDS, AnswerForm, Policy
 from safeguard_streams.policies.gate_check import check_gate
 from safeguard_streams.policies.golden import GoldenFile, GoldenRow, canonical
-from safeguard_streams.policies.parsing import RULE, Document, FrontMatter, Line, RuleIds, parse_with_lines
+from safeguard_streams.policies.parsing import RuleIds, parse_with_lines
+from safeguard_streams.policies.reading import RULE, Document, FrontMatter, Line
 from safeguard_streams.policies.skeleton import blanks
 from safeguard_streams.policies.statements import OTHER_VIOLATION
 from safeguard_streams.policies.vocabulary import RULE_ID, is_within, rules_above

@@ -9,7 +9,8 @@ import yaml
 
 from safeguard_streams.errors import PolicyError
 from safeguard_streams.policies.document import Policy
-from safeguard_streams.policies.parsing import FRONT, parse
+from safeguard_streams.policies.parsing import parse
+from safeguard_streams.policies.reading import FRONT
 
 LIBRARY = Path(__file__).parent / "library"
 

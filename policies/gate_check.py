@@ -7,8 +7,9 @@ import re2
 from safeguard_streams.policies import trial
 from safeguard_streams.policies.document import Gate, pattern_options
 from safeguard_streams.policies.golden import canonical
-from safeguard_streams.policies.parsing import Document, control, invalid
+from safeguard_streams.policies.parsing import control, invalid
 from safeguard_streams.policies.patterns import inner_boundary
+from safeguard_streams.policies.reading import Document
 from safeguard_streams.policies.terms import Term
 
 _ASCII_BOUNDARY = (

@@ -20,7 +20,7 @@ from safeguard_streams.errors import choices
 from safeguard_streams.policies.vocabulary import rules_above
 
 if TYPE_CHECKING:
-    from safeguard_streams.policies.parsing import Document
+    from safeguard_streams.policies.reading import Document
 
 MAX_NOTE = 500  # characters
 Note = Annotated[str, Meta(min_length=1, max_length=MAX_NOTE)]

@@ -13,7 +13,8 @@ from safeguard_streams.policies.golden import Golden, canonical
 from safeguard_streams.policies.importing import golden_csv, ids, outline, reader, source
 from safeguard_streams.policies.importing.compose import Settings, add_rest, compose, own_words, summary
 from safeguard_streams.policies.importing.settle import Ask, Question, settle
-from safeguard_streams.policies.parsing import FRONT, POLICY_ID
+from safeguard_streams.policies.parsing import POLICY_ID
+from safeguard_streams.policies.reading import FRONT
 from safeguard_streams.policies.skeleton import prefix_of
 from safeguard_streams.policies.vocabulary import Side
 

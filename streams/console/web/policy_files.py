@@ -10,7 +10,8 @@ from typing import NamedTuple
 from safeguard_streams.console.web.guard import NotFoundError
 from safeguard_streams.policies import golden
 from safeguard_streams.policies.files import LIBRARY
-from safeguard_streams.policies.parsing import FRONT, POLICY_ID
+from safeguard_streams.policies.parsing import POLICY_ID
+from safeguard_streams.policies.reading import FRONT
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.settings import Settings
 
