@@ -13,7 +13,7 @@ import typer
 
 from safeguard_streams.authors import people, standings
 from safeguard_streams.authors import recount as recounting
-from safeguard_streams.cli.options import Bootstrap, By, Json, Port, Why, changed_by, needs_extra, one_of, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, Port, Why, changed_by, extra, one_of, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import AuthorAction, AuthorEnforced, AuthorStanding, Referral, Strike, now
@@ -62,10 +62,8 @@ def run(
             f"{rules}: says nothing about authors: add [[authors.strike]] or [[authors.rate]], which give strikes, and "
             "[[authors.threshold]], which says what follows; or name the file that `safeguard enforce run` has"
         )
-    try:
+    with extra("enforcement"):
         from safeguard_streams.authors import app as ledger
-    except ImportError as error:
-        raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, authors_port=port)
     check_port(current.host, current.authors_port)
     configure_logging(form=current.log_format)

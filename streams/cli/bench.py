@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from safeguard_streams.cli.benchmark import print_figures, run_benchmark
-from safeguard_streams.cli.options import Bootstrap, Json, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Json, extra
 from safeguard_streams.contract.limits import EVENT_BYTES
 
 WithEncoder = Annotated[
@@ -130,10 +130,8 @@ def console(
     as_json: Json = False,
 ) -> None:
     """Measure how fast records are projected into the console's database, and how fast its pages answer on that."""
-    try:
+    with extra("console"):
         from safeguard_streams.bench import console as measurement
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)

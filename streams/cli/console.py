@@ -10,7 +10,7 @@ import orjson
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from safeguard_streams.cli.options import Bootstrap, Json, Port, needs_extra, output_file
+from safeguard_streams.cli.options import Bootstrap, Json, Port, extra, output_file
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime import settings
@@ -48,10 +48,8 @@ def serve(
     current = settings.load(bootstrap=bootstrap, console_port=port)
     _require_database(current)
     check_port(current.host, current.console_port)
-    try:
+    with extra("console"):
         from safeguard_streams.console.web import serve as process
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(process.run(current, project=projected))
@@ -68,10 +66,8 @@ def project(port: Port = None, bootstrap: Bootstrap = None) -> None:
     current = settings.load(bootstrap=bootstrap, projector_port=port)
     _require_database(current)
     check_port(current.host, current.projector_port)
-    try:
+    with extra("console"):
         from safeguard_streams.console import app as process
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(process.run(current))
@@ -90,10 +86,8 @@ def rebuild(
     """
     current = settings.load(bootstrap=bootstrap)
     _require_database(current)
-    try:
+    with extra("console"):
         from safeguard_streams.console import app as process
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
     if not yes:
         typer.confirm("Delete what is projected, and read the topics again?", abort=True, err=True)
     out = console(stderr=True)
@@ -152,11 +146,9 @@ def labels(
     current = settings.load()
     _require_database(current)
     start = moment(since, "--since") if since else None
-    try:
+    with extra("console"):
         from safeguard_streams.console import labels as reading
         from safeguard_streams.console.database import connect
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
     engine = connect(current)
     try:
         counts = reading.write(engine, reading.Wanted(policy, start, blind_only, as_golden), out)

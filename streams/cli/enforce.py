@@ -18,7 +18,7 @@ from safeguard_streams.cli.options import (
     Library,
     Port,
     check_content_id,
-    needs_extra,
+    extra,
     show_rows,
 )
 from safeguard_streams.cli.output import say
@@ -75,10 +75,8 @@ def run(
     webhook of the rules, signed with SAFEGUARD_WEBHOOK_SECRET. A superseding verdict reverses the action of the verdict
     before it. Above a policy's cap, the agent holds actions and raises an alert.
     """
-    try:
+    with extra("enforcement"):
         from safeguard_streams.enforcement import app as agent
-    except ImportError as error:
-        raise needs_extra(error, "enforcement") from error
     current = settings.load(bootstrap=bootstrap, enforcement_port=port)
     check_port(current.host, current.enforcement_port)
     loaded = rules_of.load(rules)

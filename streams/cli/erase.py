@@ -10,7 +10,7 @@ import msgspec
 import orjson
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id, needs_extra, show_rows
+from safeguard_streams.cli.options import Bootstrap, By, Json, changed_by, check_content_id, extra, show_rows
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import DependencyError
@@ -29,13 +29,11 @@ def _erase_in_console(current: Settings, content_id: str, erased_at: datetime) -
     """Erase an item from the console's database. None if no database is set, False if it has no tables yet."""
     if current.console_database is None:
         return None
-    try:
+    with extra("console"):
         from sqlalchemy.exc import DBAPIError
 
         from safeguard_streams.console.database import connect
         from safeguard_streams.console.erasing import erase as erase_words
-    except ImportError as error:
-        raise needs_extra(error, "console") from error
     engine = connect(current)
     try:
         return erase_words(engine, content_id, erased_at)

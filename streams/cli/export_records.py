@@ -10,7 +10,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from safeguard_streams.cli.options import needs_extra, one_of, output_folder
+from safeguard_streams.cli.options import extra, one_of, output_folder
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import ConfigurationError
@@ -57,11 +57,8 @@ def export_records(
     since, until = period_of(times)
     current = settings.load(bootstrap=bootstrap)
     target = exporting.Target(kind, to, form, since, until)
-    try:
-        with shown_reading():
-            done = asyncio.run(exporting.export(current, target))
-    except ImportError as error:
-        raise needs_extra(error, "export") from error
+    with extra("export"), shown_reading():
+        done = asyncio.run(exporting.export(current, target))
     _show(target, done, as_json=as_json)
 
 

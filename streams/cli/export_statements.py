@@ -10,7 +10,7 @@ import orjson
 import typer
 
 from safeguard_streams.cli.export_records import Since, To, Until, export_records, period_of
-from safeguard_streams.cli.options import Bootstrap, Json, needs_extra, one_of
+from safeguard_streams.cli.options import Bootstrap, Json, extra, one_of
 from safeguard_streams.cli.output import say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.exporting.formats import FORMATS
@@ -50,10 +50,8 @@ def statements(
 
 def export_dsa(to: Path, times: tuple[str | None, str | None], bootstrap: str | None, *, as_json: bool) -> None:
     """Export statements as the database takes them, and say how many. times: --since and --until."""
-    try:
+    with extra("enforcement"):
         from safeguard_streams.enforcement import dsa_export
-    except ImportError as error:
-        raise needs_extra(error, "enforcement") from error
     period = dsa_export.Period(*period_of(times))
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():

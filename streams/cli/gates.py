@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from safeguard_streams.cli import gate_advice_tables
-from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, needs_extra, output_file
+from safeguard_streams.cli.options import Bootstrap, By, Json, Library, Why, changed_by, extra, output_file
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.policy_tables import print_plan, print_released
 from safeguard_streams.cli.reading import shown_reading
@@ -118,10 +118,8 @@ def take(
     """
     request = _request(target_recall, since, gpu_tokens, bootstrap)
     who = changed_by(why, by)
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.quality import gate_taking
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     gate_taking.require_own(library)
     answer = _advice(request, [policy])
     if policy not in answer.evidence:
@@ -153,13 +151,11 @@ def _request(target_recall: float, since: str | None, gpu_tokens: float | None, 
 
 def _advice(request: _Request, policies: list[str]) -> _Answer:
     """Read the evidence and advise. Raises ConfigurationError for a policy that is not in force."""
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.prefilter.classifier import Classifier
         from safeguard_streams.quality import gate_advice, gate_evidence
         from safeguard_streams.quality.gate_candidates import Scorers, encoder_at_hand
         from safeguard_streams.quality.gate_cost import cost_of
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     current = request.current
     with shown_reading():
         read = asyncio.run(gate_evidence.read(current, policies, request.since))

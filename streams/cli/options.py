@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -156,8 +157,12 @@ def show_rows(rows: list[dict[str, Any]], none: str, *, as_json: bool) -> None:
     console().print(table)
 
 
-def needs_extra(error: ImportError, extra: str) -> ConfigurationError:
-    """The error for a command whose libraries are not installed on this host."""
-    return ConfigurationError(
-        f"{error.name} is not installed here: install infra/requirements/{extra}.txt (see README)"
-    )
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import what belongs to an extra in this block. Raises ConfigurationError where it is not installed here."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{error.name} is not installed here: install infra/requirements/{name}.txt (see README)"
+        ) from error

@@ -13,7 +13,7 @@ import typer
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.cli import gate_tables
-from safeguard_streams.cli.options import Bootstrap, Json, Library, LoadedPolicy, load_policy, needs_extra
+from safeguard_streams.cli.options import Bootstrap, Json, Library, LoadedPolicy, extra, load_policy
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.contract.records import PolicyRelease
@@ -79,12 +79,10 @@ def gate(
 
 def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted]:
     sets = list(_golden_sets(loaded))
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.prefilter.classifier import Classifier
         from safeguard_streams.quality.golden_corpus import corpus
         from safeguard_streams.quality.golden_gate import learn, shared_vectors
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     corpora = []
     for policy, rows in sets:
         try:
@@ -132,10 +130,8 @@ def _live(
 ) -> None:
     """Compare by live verdicts and, with write, take the golden gate into force."""
     policy, path = loaded
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.quality import gate_taking, golden_live
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
 
     if write:
         gate_taking.require_own(path.parent.parent)
@@ -163,13 +159,10 @@ def golden_for_release(checked: Sequence[Checked], standing: Mapping[str, Policy
     Where the extras are not installed, none is learned, and policies keep what they have.
     """
     try:
-        from safeguard_streams.quality.golden_release import golden_releases
+        with extra("all-cpu"), console(stderr=True).status("learning golden gates"):
+            from safeguard_streams.quality.golden_release import golden_releases
 
-        with console(stderr=True).status("learning golden gates"):
             gates, notices = golden_releases(checked, standing)
-    except ImportError as error:
-        say(f"no golden gate was learned: {needs_extra(error, 'all-cpu')}", error=True)
-        return {}
     except ConfigurationError as error:
         say(f"no golden gate was learned: {error}", error=True)
         return {}

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, load_policy, needs_extra, output_file
+from safeguard_streams.cli.options import Bootstrap, Data, Json, Library, Port, extra, load_policy, output_file
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
 from safeguard_streams.errors import ConfigurationError
@@ -54,10 +54,8 @@ def run(bootstrap: Bootstrap = None, port: Port = None) -> None:
     """Run the prefilter: clear most of content.events and escalate the rest. SIGTERM stops it after its last commit."""
     current = settings.load(bootstrap=bootstrap, prefilter_port=port)
     check_port(current.host, current.prefilter_port)
-    try:
+    with extra("prefilter"):
         from safeguard_streams.prefilter.app import run as run_prefilter
-    except ImportError as error:
-        raise needs_extra(error, "prefilter") from error
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(run_prefilter(current))
@@ -78,10 +76,8 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Train the fastText classifier and write its model card."""
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.quality import model_card, training
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     rows = training.read_folder(data, typer.echo)
     held_out = f"{len(rows.held_out):,} are held out (about a minute for 300,000 rows)"
     typer.echo(f"training on {counted(len(rows.train), 'row')}; {held_out}")
@@ -108,12 +104,10 @@ def evaluate(
     share escalated by recall. ROC-AUC has a 95% bootstrap interval; --json has one for each figure.
     """
     document = load_policy(policy, library).policy if policy else None
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import evaluation, scoring
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     classifier = Classifier(model or SHIPPED)
     title = f"Recall of {classifier.name}"
     score: scoring.Score = partial(scoring.harm_scores, classifier)
@@ -158,13 +152,11 @@ def calibrate(
         raise ConfigurationError("--encoder needs --labels: verdicts on Kafka have the scores of the prefilters")
     document, path = load_policy(policy, library)
     start = _since(since)
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality import threshold
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     if labels:
         vectors = Encoder() if encoder else None
         scored = threshold.score_file(document, Classifier(model or SHIPPED), labels, vectors)
@@ -198,11 +190,9 @@ def recall(
     95% intervals. Also shows what each stratum missed, and what a higher recall would cost.
     """
     start = _since(since)
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.quality import gate_recall
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     if by_language:
         _recall_by_language(policies, start, bootstrap, as_json=as_json)
         return
@@ -217,12 +207,10 @@ def recall(
 def _recall_by_language(
     policies: list[str] | None, start: datetime | None, bootstrap: str | None, *, as_json: bool
 ) -> None:
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.quality import gate_recall
         from safeguard_streams.quality.languages import language_of
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     current = settings.load(bootstrap=bootstrap)
     with shown_reading():
         results = asyncio.run(gate_recall.by_language(current, policies, start, language_of))
@@ -258,13 +246,11 @@ def distill(
     """
     document, _ = load_policy(policy, library)
     start = _since(since)
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.prefilter.encoder.encoder import Encoder
         from safeguard_streams.quality import distillation, evaluation, verdict_labels
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     vectors = Encoder() if encoder else None
     if labels:
         judged = verdict_labels.from_file(labels)

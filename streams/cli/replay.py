@@ -21,8 +21,8 @@ from safeguard_streams.cli.options import (
     Library,
     Why,
     changed_by,
+    extra,
     fit_for_release,
-    needs_extra,
 )
 from safeguard_streams.cli.output import console, say
 from safeguard_streams.cli.reading import shown_reading
@@ -163,10 +163,8 @@ def _run_async(current: settings.Settings, work: Coroutine[Any, Any, T]) -> T:
 
 def _classifier(current: settings.Settings) -> Classifier:
     """The prefilter's model. Raises ConfigurationError where its libraries are not installed."""
-    try:
+    with extra("prefilter"):
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
-    except ImportError as error:
-        raise needs_extra(error, "prefilter") from error
     configure_logging("WARNING")
     return Classifier(current.prefilter_model or SHIPPED)
 
@@ -294,11 +292,9 @@ def diff(
     Users who may read content.events also see the examples' texts; auditors, who may read moderation.rationales, also
     see their rationales.
     """
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.cli import replay_tables
         from safeguard_streams.replay import diff, page
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     current = settings.load(bootstrap=bootstrap)
 
     async def work() -> tuple[Replay, diff.Diff]:
@@ -358,10 +354,8 @@ def revert(
 
 def _prepare(current: settings.Settings, replay_id: str, policy: str | None, direction: Direction) -> Prepared:
     """Plan a promotion or a reversion, and show its numbers on standard error."""
-    try:
+    with extra("all-cpu"):
         import duckdb  # noqa: F401  (the plan needs it: said before anything is read)
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     with shown_reading():
         prepared = _run_async(current, promotion.prepare(current, replay_id, policy, direction))
     replay_status.show_plan(prepared)

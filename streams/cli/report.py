@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Json, needs_extra, output_file
+from safeguard_streams.cli.options import Json, extra, output_file
 from safeguard_streams.cli.output import say
 
 app = typer.Typer(no_args_is_help=True, help="Write reports from exported records.")
@@ -39,11 +39,9 @@ def transparency(
     Export reports, verdicts, actions, appeals and statements to the folder first, as Parquet. What the folder lacks is
     "not recorded" on the page, and null in the JSON. The page holds counts and no personal data.
     """
-    try:
+    with extra("export"):
         from safeguard_streams.exporting.transparency import counting, page
         from safeguard_streams.exporting.transparency.source import Source
-    except ImportError as error:
-        raise needs_extra(error, "export") from error
     figures = counting.count(Source(source), year)
     out.write_text(page.render(figures, service), encoding="utf-8")
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Json, needs_extra, one_of
+from safeguard_streams.cli.options import Json, extra, one_of
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies.vocabulary import EFFORTS, Effort
@@ -77,13 +77,11 @@ def bench_model(
     intervals, beside the figures of the technical report of gpt-oss-safeguard. Also shows how many answers had the
     required form, and the tokens. Needs no Kafka.
     """
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.workers.evaluation.benchmark import data as datasets
         from safeguard_streams.workers.evaluation.benchmark import report as reports
         from safeguard_streams.workers.evaluation.benchmark import run as benchmark
         from safeguard_streams.workers.evaluation.benchmark.journal import RESULTS
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     chosen = datasets.FORMATS[layout]
     if policies is None and not chosen.labels:
         raise ConfigurationError("--format jsonl needs --policies, a folder with ID/policy.md for each label")

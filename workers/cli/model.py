@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Json, needs_extra
+from safeguard_streams.cli.options import Json, extra
 from safeguard_streams.cli.output import Table, console, say
 from safeguard_streams.runtime.process import Stop
 from safeguard_streams.workers.cli.reason import Model, Servers, settings_for
@@ -30,10 +30,8 @@ def check(model: Model = None, server: Servers = None, as_json: Json = False) ->
     exits with status 1 if one rules out judging.
     """
     current = settings_for(model, server)
-    try:
+    with extra("reasoner-remote"):
         from safeguard_streams.workers.evaluation import model_check
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-remote") from error
     report = asyncio.run(model_check.check(current, lambda step: say(step, error=True)))
     if as_json:
         print(msgspec.json.encode(report).decode())
@@ -96,11 +94,9 @@ def scripted(
     It is no model: its figures are those of the list. Content with none of the words is safe. SIGTERM or Ctrl-C stops
     it.
     """
-    try:
+    with extra("reasoner-remote"):
         from safeguard_streams.workers.inference.script import Script
         from safeguard_streams.workers.inference.scripted import ScriptedServer
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-remote") from error
     script = Script.load(rules)
 
     async def serve() -> None:

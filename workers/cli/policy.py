@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
-from safeguard_streams.cli.options import Bootstrap, Json, Library, needs_extra, policy_path
+from safeguard_streams.cli.options import Bootstrap, Json, Library, extra, policy_path
 from safeguard_streams.errors import ConfigurationError, SafeguardError
 from safeguard_streams.policies import golden as golden_sets
 from safeguard_streams.policies.document import Policy
@@ -63,10 +63,8 @@ def try_golden(
     Shows the confusion matrix, the recall and precision of each rule with 95% intervals, each disagreement with the
     model's rationale, the noise floor, and the cost in tokens.
     """
-    try:
+    with extra("reasoner-gpu"):
         from safeguard_streams.workers.evaluation import trials
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-gpu") from error
     path = policy_path(policy, library)
     document = load(path)
     golden_path = golden or path.with_name(golden_sets.NAME)
@@ -136,10 +134,8 @@ def diff(
 
     The noise floor shows how many verdicts differ between runs of the first version alone.
     """
-    try:
+    with extra("reasoner-gpu"):
         from safeguard_streams.workers.evaluation import offline
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-gpu") from error
     old, new = _version(before, library, bootstrap), _version(after, library, bootstrap)
     difference = golden_eval.difference(old.policy, new.policy, (before, after))
     if not text_only:

@@ -19,8 +19,8 @@ from safeguard_streams.cli.options import (
     Json,
     Library,
     Port,
+    extra,
     load_policy,
-    needs_extra,
     one_of,
     output_file,
 )
@@ -101,10 +101,8 @@ def run(
         reasoner_port=port,
     )
     check_port(current.host, current.reasoner_port)
-    try:
+    with extra("reasoner-gpu"):
         from safeguard_streams.workers import app as worker
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-gpu") from error
     configure_logging(form=current.log_format)
     settings.log_misspelled()
     asyncio.run(worker.run(current))
@@ -142,11 +140,9 @@ def canary(
     # The settings of the live workers, except for the model: that of the server, or else one in this process.
     current = settings.load(bootstrap=bootstrap, model=model or "", servers=",".join(server or ()), canary_port=port)
     check_port(current.host, current.canary_port)
-    try:
+    with extra("reasoner-gpu"):
         from safeguard_streams.workers import canary as worker
         from safeguard_streams.workers.app import serve
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-gpu") from error
     configure_logging(form=current.log_format)
     plan = worker.CanaryPlan(share, name, length)
     asyncio.run(serve(worker.CanaryWorker(current, plan), current.canary_port))
@@ -178,10 +174,8 @@ def calibrate(
     document, path = load_policy(policy, library)
     rows = verdict_labels.from_file(labels).rows
     current = settings_for(model, server, first_servers="")  # the map is for the model's own scores
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.workers.evaluation import offline, score_calibration
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
 
     async def judge_and_fit() -> CalibrationFit:
         with progress_bars() as on_progress:
@@ -222,10 +216,8 @@ def train_small(
 
     The small model is only for trying the pipeline.
     """
-    try:
+    with extra("reasoner-gpu"):
         from safeguard_streams.workers.small import report
-    except ImportError as error:
-        raise needs_extra(error, "reasoner-gpu") from error
     with progress_bars() as on_progress:
         card = report.train_and_measure(data, validation, out, minutes, seed, on_progress)
     print(card)
@@ -258,10 +250,8 @@ def bench_reason(
     Compares it with vLLM alone and with a plain loop of chat calls, also with 30% duplicates, and measures the latency
     of live content beside a replay. Counts answers by how they were had, and tokens of second tries.
     """
-    try:
+    with extra("all-cpu"):
         from safeguard_streams.workers.bench import run
-    except ImportError as error:
-        raise needs_extra(error, "all-cpu") from error
     if sweep:
         with tempfile.TemporaryDirectory(prefix="safeguard-bench-") as folder:
             figures = asyncio.run(run.sweep(count, model, in_flight, Path(folder), partial(say, error=True)))
