@@ -266,6 +266,7 @@ class Lesson(msgspec.Struct, frozen=True):
     sources: data sets, with the maximum number of rows of each side.
     rule_of: the label of a row; None to leave it out.
     share: of the batches. Lessons whose data sets are large and noisy need more.
+    noisy: whether labels of its data sets contradict each other, so that training asks for second opinions.
     rules: rules that the project's own sentences cover.
     own: the rule that decides such sentences, where it is not the one that they were made for.
     """
@@ -275,6 +276,7 @@ class Lesson(msgspec.Struct, frozen=True):
     share: float
     rules: tuple[str, ...] = ()
     own: Mapping[str, str] = {}
+    noisy: bool = False
 
     @property
     def foreign(self) -> tuple[str, ...]:
@@ -304,6 +306,7 @@ LESSONS = {
         0.26,
         ("HH1", "HH2", "HH3", "HH4", "HH5"),
         _harmless("HH5", "FS", "BM", "PI", "SH3", "SH4", "SH5", "GC4", "GC5"),
+        noisy=True,
     ),
     LENIENT: Lesson(
         _LENIENT_SOURCES,
@@ -346,6 +349,7 @@ LESSONS = {
         0.24,
         ("GC1", "GC2", "GC3", "GC4", "GC5", "GC6"),
         _harmless("GC5", "BM", "PI", "SH3", "SH4", "SH5", "FS4", "HH5"),
+        noisy=True,
     ),
 }
 

@@ -201,6 +201,7 @@ def card(name: str, size: int, trained: Trained, measured: Measured) -> str:
     total = len(everything)
     accepted = total - sum(malformed.values())
     correct_rule = [o.rules == (o.example.rule,) for o in held_out if o.violates is not None]
+    noisy = [name for name, lesson in LESSONS.items() if lesson.noisy]
     sources = [f"- {name}: {_listed(lesson.sources)}" for name, lesson in LESSONS.items()]
     scores = [f1(group) for group in _by_lesson(golden_outcomes).values()]
     return f"""# Small gpt-oss model card
@@ -252,6 +253,9 @@ for each side of a policy, drawn at random.
 Maximum number of rows of each side, by source (sources and licences are in the prefilter's card):
 
 {_lines(sources)}
+
+Labels of the data sets for {" and ".join(noisy)} contradict each other. There, it learned decisions halfway between
+the label and the opinion of a linear classifier that had not seen the text (`opinions.py`).
 
 Training also used at most {SENTENCES} of the project's own sentences for each rule and language
 ({", ".join(LANGUAGES)}), made from frames (`sentences/`).

@@ -3,7 +3,8 @@
 - Reading: the model learns what texts mean. From a text alone, it answers the encoder's vector of the text and the rule
   that decides it under the policy it was drawn for.
 - Judging: the model learns to answer real prompts. Each step judges a batch under one policy. The prompt up to the
-  user's text runs once, and the batch shares its keys and values. The loss covers only the answer's tokens.
+  user's text runs once, and the batch shares its keys and values. The loss covers only the answer's tokens. Where
+  labels are noisy, the wanted decision lies between the label and a second opinion.
 
 The stages end by the clock, and training continues from its last checkpoint after an interruption.
 """
@@ -25,9 +26,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.workers.inference import harmony
-from safeguard_streams.workers.small import batches, meanings
+from safeguard_streams.workers.small import batches, meanings, opinions
 from safeguard_streams.workers.small.batches import AFTER, BEFORE, LONG_TEXT, Drawn, Source, judged, padded, tokens_of
-from safeguard_streams.workers.small.examples import Example, answer
+from safeguard_streams.workers.small.examples import LESSONS, Example, answer, by_lesson
 from safeguard_streams.workers.small.network import SmallModel, Vocabulary
 
 ROWS = 100_000  # tokens with their own embedding
@@ -36,7 +37,8 @@ READING_BATCH, JUDGING_BATCH, LONG_BATCH = 128, 96, 12
 WHOLE_ANSWERS = 0.2  # share of batches with whole answers; the other answers end after the decision
 FINISH = 0.72  # from this share of the time on, WHOLE_AT_END, because the form is learned last
 WHOLE_AT_END = 0.6
-AVERAGED = 0.6  # from this share of the time on, the model is the mean of its checkpoints, which generalises better
+AVERAGED = 0.75  # from this share of the time on, the model is the mean of its checkpoints, which generalises better
+OPINION = 0.5  # weight of a second opinion beside a noisy label
 LONG = 0.04  # share of batches with long texts
 RATE = 7e-4
 SLOWER = 0.3  # the differences of single tokens learn at this share of the rate
@@ -44,6 +46,7 @@ ENCODED = 4  # one in this many texts of data sets is encoded, and every second 
 FITTED = 40  # batches for the first heads
 LOGITS, RIDGE = 5.0, 0.02
 CHECKPOINT_SECONDS = 180
+DECISIONS = (" violates", " is")  # what an answer says after "It", of a violation and of a safe text
 CHECKPOINT, MODEL = "checkpoint.pt", "model.safetensors"
 
 
@@ -110,6 +113,8 @@ class Trainer:
             ),
             torch.optim.SparseAdam(sparse, lr=RATE, betas=(0.9, 0.98)),
         ]
+        # The rows of the output's tokens that decide: of a violation, and of a safe text.
+        self.deciding = [int(self.outputs.rows([harmony.encode_markup(word)[0]])) for word in DECISIONS]
         self.mean = AveragedModel(self.model)
         self.step, self.spent = 0, 0.0
         self._load()
@@ -147,8 +152,20 @@ class Trainer:
         self.centre = torch.from_numpy(vectors[::7].astype(np.float32).mean(axis=0))
         return {text: vectors[i] for i, text in enumerate(texts)}
 
+    def _opinions(self) -> dict[str, dict[str, float]]:
+        """Second opinions by lesson and text, of the texts of data sets in lessons with noisy labels."""
+
+        def make() -> Any:
+            lessons = by_lesson(self.examples)
+            found = {lesson: opinions.opinions(of) for lesson, of in lessons.items() if LESSONS[lesson].noisy}
+            own = {e.text for e in self.examples if e.source.startswith("sentences")}
+            return {lesson: {t: p for t, p in of.items() if t not in own} for lesson, of in found.items()}
+
+        of: dict[str, dict[str, float]] = self._cached("opinions.pt", make)
+        return of
+
     def run(self, on_step: Callable[[float, str], None]) -> None:
-        self.vectors = self._sentences()
+        self.vectors, self.opinions = self._sentences(), self._opinions()
         mean: dict[str, float] = {}
         began, saved = clock() - self.spent, clock()
         source = Source(self.examples, self.seed * 1_000_003 + self.step)
@@ -246,9 +263,11 @@ class Trainer:
         )
         hidden = self.model(batch.suffix, batch.prefix)
         chosen = batch.target != -100
-        losses = F.cross_entropy(self.model.logits(hidden[chosen]), batch.target[chosen], reduction="none")
-        weight = batch.weight[chosen]
+        logits, target, weight = self.model.logits(hidden[chosen]), batch.target[chosen], batch.weight[chosen]
+        losses = F.cross_entropy(logits, target, reduction="none")
         deciding = weight > 5
+        if drawn.lesson in self.opinions:
+            losses = losses.masked_scatter(deciding, self._decision(logits[deciding], drawn))
         at = (batch.weight > 5).nonzero()[:, 1]
         last = hidden[torch.arange(len(drawn.examples)), at]
         near, rule = self._near(last, drawn.examples), self._rule(last, drawn)
@@ -259,6 +278,15 @@ class Trainer:
             "rule2": rule.item(),
         }
         return (losses * weight).sum() / weight.sum() + 0.3 * (1.0 - near) + 0.2 * rule
+
+    def _decision(self, logits: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+        """The losses of decisions [texts], which shall lie between labels and opinions."""
+        known = self.opinions[drawn.lesson]
+        wanted = torch.tensor(
+            [(1 - OPINION) * e.violates + OPINION * known.get(e.text, float(e.violates)) for e in drawn.examples]
+        )
+        violates, safe = F.log_softmax(logits, dim=1)[:, self.deciding].unbind(dim=1)
+        return -(wanted * violates + (1 - wanted) * safe)
 
     def _save(self) -> None:
         path = self.folder / CHECKPOINT

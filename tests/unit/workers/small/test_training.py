@@ -121,3 +121,35 @@ def test_the_model_is_the_mean_of_the_last_checkpoints_also_after_an_interruptio
         rows = file.get_tensor("embed_rows").float() * scales
     assert ((rows - torch.stack(seen).mean(dim=0)).abs() <= 0.51 * scales).all()
     assert ((rows - seen[-1]).abs() > 2 * scales).any()
+
+
+def test_a_decision_lies_between_a_noisy_label_and_the_second_opinion(small, tmp_path):
+    trainer = train.Trainer(EXAMPLES, POLICIES, tmp_path / "training", 10, 0)
+    violating, safe = (
+        next(e for e in EXAMPLES if e.lesson == "self-harm" and e.violates is side) for side in (True, False)
+    )
+    trainer.opinions = {"self-harm": {violating.text: 0.2}}  # nobody was asked about the other one
+    logits = torch.zeros(2, len(trainer.outputs), requires_grad=True)
+    trainer._decision(logits, batches.Drawn("self-harm", [violating, safe])).sum().backward()
+    wanted = (logits.softmax(dim=1) - logits.grad)[:, trainer.deciding]
+    assert wanted.flatten().tolist() == pytest.approx([0.6, 0.4, 0.0, 1.0], abs=1e-6)
+
+
+def test_opinions_are_asked_about_noisy_lessons_and_never_about_the_projects_own_sentences(
+    small, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        train.opinions, "opinions", lambda examples: asked.append(examples) or {e.text: 0.5 for e in examples}
+    )
+    rules = {True: "HH1", False: "HH5"}
+    noisy = [
+        Example("hate-harassment", source, f"{source} {n}", n % 2 == 0, rules[n % 2 == 0], "high")
+        for source in ("sentences en", "a set")
+        for n in range(8)
+    ]
+    policies = {**POLICIES, "hate-harassment": taught_policies()["hate-harassment"]}
+    train.train([*EXAMPLES, *noisy], policies, tmp_path / "model.safetensors", seconds=12)
+    assert asked == [noisy]
+    found = torch.load(tmp_path / "model.training" / "opinions.pt", weights_only=False)
+    assert found == {"hate-harassment": {f"a set {n}": 0.5 for n in range(8)}}
