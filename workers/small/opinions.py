@@ -1,4 +1,4 @@
-"""Second opinions on labels: how likely a linear classifier finds each text to violate.
+"""Second opinions on labels: how likely a linear classifier thinks each text is to violate the policy.
 
 Labels of large data sets contradict each other, and a model that follows each of them learns their mistakes. Here, a
 classifier on letters, words and the encoder's vectors judges texts that it was not fitted on. Training then wants the
@@ -27,7 +27,7 @@ _CERTAIN = 6.0  # log odds; no opinion is more certain
 
 
 def opinions(examples: Sequence[Example]) -> dict[str, float]:
-    """How likely each text violates the policy, from 0 to 1, if as many texts violated it as did not.
+    """How likely each text is to violate the policy, from 0 to 1, if as many texts violated it as did not.
 
     examples: of one lesson. Each fold of them needs texts of both sides.
     """

@@ -280,7 +280,7 @@ class Trainer:
         return (losses * weight).sum() / weight.sum() + 0.3 * (1.0 - near) + 0.2 * rule
 
     def _decision(self, logits: torch.Tensor, drawn: Drawn) -> torch.Tensor:
-        """The losses of decisions [texts], which shall lie between labels and opinions."""
+        """The losses of the decisions [texts], each of which should lie between the label and the opinion."""
         known = self.opinions[drawn.lesson]
         wanted = torch.tensor(
             [(1 - OPINION) * e.violates + OPINION * known.get(e.text, float(e.violates)) for e in drawn.examples]
