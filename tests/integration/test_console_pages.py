@@ -61,6 +61,7 @@ RULES = EnforcementRules((EnforcementRule("to-review", "review"),), Cap(1000), a
 PEOPLE = {"rita": "mods", "rob": "mods", "otto": "leads"}
 HOSTILE_ID = f"<b>{HOSTILE}"[:300].replace("\0", "")
 LONG = HOSTILE.replace("\0", "") + "x" * 1_000_000
+BUSY_MS = 120_000  # what a page may take on a busy machine
 SHOTS = os.environ.get("SAFEGUARD_TEST_SHOTS")  # a folder for screenshots of every page
 
 
@@ -216,6 +217,7 @@ class Person:
 
     def __init__(self, chromium, url, name, **more):
         self.context = chromium.new_context(base_url=url, **more)
+        self.context.set_default_timeout(BUSY_MS)
         self.page = self.context.new_page()
         self.complaints = []
         self.page.goto("/queue")
