@@ -266,9 +266,9 @@ class Lesson(msgspec.Struct, frozen=True):
     sources: data sets, with the maximum number of rows of each side.
     rule_of: the label of a row; None to leave it out.
     share: of the batches. Lessons whose data sets are large and noisy need more.
-    noisy: whether labels of its data sets contradict each other, so that training asks for second opinions.
     rules: rules that the project's own sentences cover.
     own: the rule that decides such sentences, where it is not the one that they were made for.
+    noisy: whether labels of its data sets contradict each other, so that training asks for second opinions.
     """
 
     sources: Mapping[str, int]

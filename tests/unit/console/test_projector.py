@@ -191,3 +191,14 @@ async def test_a_projector_that_stands_by_is_not_behind(one, monkeypatch):
     one._waiting_since[PLACE] = 1.0
     await failing(one, monkeypatch, Moved("another process projects"))
     assert one._age_observed() == []
+
+
+async def test_a_projector_catches_up_until_it_stands_by_and_again_once_it_projects(one, monkeypatch):
+    assert one.is_catching_up
+    await failing(one, monkeypatch, Moved("another process projects"))
+    assert not one.is_catching_up
+    monkeypatch.setattr(one.store, "apply", lambda _: None)
+    await one._apply(records(5, 1))
+    assert one.is_catching_up
+    one.caught_up = True
+    assert not one.is_catching_up

@@ -1,7 +1,11 @@
 """A coordinator that answers "not now" is asked again; its answer never counts as "no offset committed"."""
 
+import asyncio
+import contextlib
+from types import SimpleNamespace
+
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -11,7 +15,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.commit import OffsetFetchResponse_v3
 from aiokafka.structs import OffsetAndMetadata
 
-from safeguard_streams.runtime.aiokafka_patch import check_offset_fetches
+from safeguard_streams.runtime.aiokafka_patch import StrictConsumer, check_offset_fetches
 
 PARTITION = TopicPartition("topic", 0)
 OFFSET_42 = OffsetFetchResponse_v3(0, [("topic", [(0, 42, "done", 0)])], 0)
@@ -62,3 +66,23 @@ async def test_no_offset_committed_is_an_answer():
 async def test_an_error_that_no_retry_mends_is_raised():
     with pytest.raises(GroupAuthorizationFailedError):
         await Coordinator(not_now(GroupAuthorizationFailedError)).fetch_committed_offsets([PARTITION])
+
+
+async def test_a_start_that_is_cancelled_ends_a_join_that_swallows_the_first_cancellation(monkeypatch):
+    async def join():
+        with contextlib.suppress(asyncio.CancelledError):  # as while it stops its heartbeats
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def start(consumer):
+        consumer._coordinator = SimpleNamespace(_coordination_task=asyncio.create_task(join()))
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", start)
+    consumer = StrictConsumer("topic")
+    starting = asyncio.create_task(consumer.start())
+    await asyncio.sleep(0.01)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert consumer._coordinator._coordination_task.done()

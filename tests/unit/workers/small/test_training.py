@@ -131,8 +131,25 @@ def test_a_decision_lies_between_a_noisy_label_and_the_second_opinion(small, tmp
     trainer.opinions = {"self-harm": {violating.text: 0.2}}  # nobody was asked about the other one
     logits = torch.zeros(2, len(trainer.outputs), requires_grad=True)
     trainer._decision(logits, batches.Drawn("self-harm", [violating, safe])).sum().backward()
-    wanted = (logits.softmax(dim=1) - logits.grad)[:, trainer.deciding]
+    deciding = trainer.outputs.rows([harmony.encode_markup(word)[0] for word in (" violates", " is")])
+    wanted = (logits.softmax(dim=1) - logits.grad)[:, deciding]
     assert wanted.flatten().tolist() == pytest.approx([0.6, 0.4, 0.0, 1.0], abs=1e-6)
+
+
+def test_only_opinions_that_differ_from_labels_change_the_loss_of_the_decisions(small, tmp_path):
+    trainer = train.Trainer(EXAMPLES, POLICIES, tmp_path / "training", 10, 0)
+    trainer.vectors = {}
+
+    def decision(opinions):
+        trainer.opinions, trainer.draw = opinions, random.Random(0)
+        trainer._judge(Source(EXAMPLES, seed=0), 0.5)
+        return trainer.parts["decision"]
+
+    same, opposite = (
+        {lesson: {e.text: float(e.violates is side) for e in EXAMPLES} for lesson in POLICIES} for side in (True, False)
+    )
+    assert decision(same) == pytest.approx(decision({}), rel=1e-4)
+    assert decision(opposite) != pytest.approx(decision({}), rel=1e-4)
 
 
 def test_opinions_are_asked_about_noisy_lessons_and_never_about_the_projects_own_sentences(
