@@ -6,6 +6,7 @@ The brokers are the embedded one, and Apache Kafka from its jars or at KAFKA_BOO
 import asyncio
 import contextlib
 import inspect
+import logging
 import os
 import signal
 import subprocess
@@ -75,6 +76,22 @@ async def until(condition, timeout=TIMEOUT):
             if result:
                 return result
             await asyncio.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def no_logging_left_behind():
+    """Undo what a command that ran in this process set for its own process: which messages are logged, and where to.
+
+    A later test would otherwise see no message below the level of that command.
+    """
+    loggers = [logging.getLogger(name) for name in (None, "safeguard_streams", "aiokafka.consumer.group_coordinator")]
+    levels, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    for handler in set(logging.root.handlers).difference(handlers):
+        if type(handler) is logging.StreamHandler:  # pytest's own are subclasses, one for each phase of a test
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
