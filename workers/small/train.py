@@ -68,9 +68,11 @@ def train(
 ) -> Trained:
     """Train for some time, and write the compacted model to `out`. A folder beside it keeps what is needed to go on.
 
-    on_step gets the share of the time that has passed, and running means of the losses.
+    on_step gets the share of the time that has passed, and running means of the losses. The preparations before the
+    first step take some minutes, which do not count.
     """
     torch.set_num_threads(1)  # batches this small gain nothing from a second one
+    on_step(0.0, "encoding tokens")
     trainer = Trainer(examples, policies, out.with_suffix(".training"), seconds, seed)
     trainer.run(on_step)
     shutil.copyfile(trainer.folder / MODEL, out)
@@ -165,7 +167,10 @@ class Trainer:
         return of
 
     def run(self, on_step: Callable[[float, str], None]) -> None:
-        self.vectors, self.opinions = self._sentences(), self._opinions()
+        on_step(0.0, "encoding texts")
+        self.vectors = self._sentences()
+        on_step(0.0, "asking for second opinions")
+        self.opinions = self._opinions()
         mean: dict[str, float] = {}
         began, saved = clock() - self.spent, clock()
         source = Source(self.examples, self.seed * 1_000_003 + self.step)

@@ -82,8 +82,10 @@ def test_the_loss_covers_the_answer_with_its_header_and_weighs_the_decision_most
 
 def test_a_training_goes_on_from_its_checkpoint_and_writes_a_model_that_vllm_can_load(small, tmp_path):
     out = tmp_path / "model.safetensors"
-    stages = []
-    first = train.train(EXAMPLES, POLICIES, out, seconds=12, on_step=lambda _, detail: stages.append(detail.split()[2]))
+    said = []
+    first = train.train(EXAMPLES, POLICIES, out, seconds=12, on_step=lambda _, detail: said.append(detail))
+    assert said[:3] == ["encoding tokens", "encoding texts", "asking for second opinions"]
+    stages = [detail.split()[2] for detail in said[3:]]
     assert stages == sorted(stages, reverse=True), "reading, then judging"
     assert set(stages) == {"reading", "judging"}
     assert first.steps == len(stages)
