@@ -62,7 +62,9 @@ class Ledger:
             author_id = entry.author_id
             before = standings[author_id]
             step = follow(before, entry, self._rules, Place(record.partition, record.offset))
-            standings[author_id], action, stated = self._statements.follow(before, *step)
+            after, action, stated = self._statements.follow(before, *step)
+            # Of an author of whom nothing is known, the next record finds nothing, be it in this batch or a later one.
+            standings[author_id] = AuthorStanding(author_id, state.partitions) if after.empty else after
             metrics.STRIKES.add(1, {"state": entry.state, "rule": entry.rule if entry.rule in self._names else ""})
             if action is not None:
                 metrics.AUTHOR_ACTIONS.add(1, {"action": action.action, "rule": action.rule or ""})

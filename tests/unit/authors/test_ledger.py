@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safeguard_streams.authors import clock, recount
@@ -450,6 +450,7 @@ def test_what_stands_equals_an_offline_count_of_the_history(history, batch):
 
 @settings(max_examples=50, deadline=None)
 @given(entries, st.integers(1, 7))
+@example([("give", "ann", "s0", 1, "hate", 1), ("wait", 1), ("undecide", "ann")], 3)
 def test_what_stands_is_a_function_of_the_log_however_it_is_read(history, batch):
     script = Script(1)
     for one in history:
