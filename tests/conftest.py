@@ -34,9 +34,13 @@ ALLOWED_SKIPS = ("the embedded broker has no ", "no kubectl here")
 SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 # Seconds until a test gives up waiting. It is a guard against a hang, far above what a busy machine needs.
 TIMEOUT = 600.0
-# No property fails because an example took long: the machine may be busy.
+# No property fails because an example took long: the machine may be busy. CI tries the same examples in each run, so
+# that a change fails for what it changed; runs elsewhere try new ones each time.
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    derandomize=REQUIRE_TOOLS,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("any machine")
 

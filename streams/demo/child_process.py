@@ -15,7 +15,7 @@ import aiohttp
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.infra import brokers
 
-STARTUP_SECONDS = 300.0
+STARTUP_SECONDS = 600.0  # one that ends is noticed at once; a busy machine loads the model in minutes
 STOP_SECONDS = 8.0
 REPORT_SECONDS = 20.0  # between two lines while a process starts
 LOG_LINES = 15
