@@ -185,7 +185,7 @@ def serving(current, provider, folder, **more):
         yield url, log
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(TIMEOUT) == 0, log.read_text()
 
 
 @pytest.fixture(scope="module")

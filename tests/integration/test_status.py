@@ -25,7 +25,7 @@ from safeguard_streams.policies.files import load_library
 from safeguard_streams.releases import operator
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import until
+from tests.conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ async def member(current, group, topic):
     )
     await client.start()
     try:
-        await until(client.assignment, 60)
+        await until(client.assignment, TIMEOUT)
         yield
     finally:
         await client.stop()

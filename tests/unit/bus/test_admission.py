@@ -11,6 +11,7 @@ from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 
 async def begin(admission, rank):
@@ -82,7 +83,7 @@ async def test_a_call_cancelled_while_it_waits_takes_no_room():
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     admission.release()
-    await asyncio.wait_for(admission.acquire(), 1)
+    await asyncio.wait_for(admission.acquire(), TIMEOUT)
 
 
 def test_a_reserve_that_leaves_nothing_is_refused():
@@ -228,7 +229,7 @@ async def test_a_partition_whose_calls_are_all_blocked_does_not_stop_the_others(
     engine = Engine(MemoryBus(broker, ["source"]), stateless(transform), stage="test", limits=limits)
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while len(broker.read("sink")) < 200:
             await asyncio.sleep(0.005)
     stop.set()
@@ -268,7 +269,7 @@ async def test_engines_that_share_their_calls_put_the_first_rank_first_and_share
         for topic in ("live", "replay")
     ]
     running = [asyncio.create_task(engine.run(stop)) for engine in engines]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while len(finished) < 8:
             await asyncio.sleep(0.005)
         assert admission.owners == 2, "a partition of each engine"

@@ -35,7 +35,7 @@ def fill(broker, count, partitions=1):
         broker.append(SOURCE, str(n).encode(), partition=n % partitions)
 
 
-async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=10.0):
+async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=TIMEOUT):
     """Run an engine until a condition on the broker holds."""
     engine = Engine(bus or MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=limits, retry=retry)
     stop = asyncio.Event()
@@ -353,7 +353,7 @@ async def test_refused_commits_hold_the_limits_show_in_the_figures_and_end_the_e
             await asyncio.sleep(0.02)
 
     engine = Engine(bus, stateless(transform), stage="test", limits=limits)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         running = asyncio.create_task(engine.run(stop))
         watching = asyncio.create_task(watch())
         with pytest.raises(StalledError, match=r"source\[0\]: 1\d\d records wait and none was committed"):
@@ -498,7 +498,7 @@ async def test_a_fenced_worker_begins_no_call_until_it_knows_its_position():
 
     async def watch():
         nonlocal fenced
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while len(values(broker)) < 200:
                 fenced = fenced or any(worker.state is WorkerState.FENCED for worker in engine._workers.values())
                 await asyncio.sleep(0.005)

@@ -13,6 +13,7 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.bus.watermark import pack, unpack
 from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 SOURCE, SINK = "source", "sink"
 FIRST = Partition(SOURCE, 0)
@@ -39,7 +40,7 @@ async def echo(records):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -220,7 +221,7 @@ async def test_a_run_with_an_end_passes_a_reset():
     fill(broker, 0, 30)
     engine = Engine(MemoryBus(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
     broker.positions[FIRST] = Committed(90, "")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         assert await engine.run(asyncio.Event(), until={FIRST: 25}) == {FIRST}
     assert values(broker) == list(range(25))
 
@@ -310,7 +311,7 @@ async def test_an_engine_that_ends_while_commits_fail_ends_in_bounded_time():
             return writer
 
     engine = Engine(Stuck(broker, [SOURCE]), stateless(transform), stage="test", limits=LIMITS)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         with pytest.raises(DependencyError):
             await engine.run(asyncio.Event())
 
@@ -445,5 +446,5 @@ async def test_a_refused_position_without_outputs_ends_the_engine():
     broker.positions[FIRST] = Committed(9, "")
     engine = Engine(Refusing(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
     with pytest.raises(ConfigurationError, match="positions refuses"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             await engine.run(asyncio.Event())

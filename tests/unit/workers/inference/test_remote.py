@@ -29,6 +29,7 @@ from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.inference.script import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
+from tests.conftest import TIMEOUT
 
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
@@ -272,7 +273,9 @@ async def test_requests_wait_while_no_server_is_healthy_and_none_is_lost():
         assert not any(task.done() for task in asking)
         assert not one.healthy
         async with server.running(port):
-            assert all(completed.tokens == TOKENS for completed in await asyncio.wait_for(asyncio.gather(*asking), 10))
+            assert all(
+                completed.tokens == TOKENS for completed in await asyncio.wait_for(asyncio.gather(*asking), TIMEOUT)
+            )
             assert one.healthy
 
 

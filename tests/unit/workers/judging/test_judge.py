@@ -48,6 +48,7 @@ from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.parse import Answer
 from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
+from tests.conftest import TIMEOUT
 
 POLICY = load_library()["hate-harassment"]
 RELEASED_SHADOW = PolicyRelease(POLICY.id, POLICY.version, 3, POLICY.document, datetime.now(UTC), "test", shadow=0.5)
@@ -626,7 +627,7 @@ async def test_a_shadow_that_has_ended_is_answered_undetermined(feed):
 
 async def test_content_escalated_under_an_ended_policy_does_not_wait_for_it(feed):
     feed.take(POLICY.id.encode(), None)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT):
         (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation()])
     assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
 
