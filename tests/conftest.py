@@ -5,6 +5,7 @@ The brokers are the embedded one, and Apache Kafka from its jars or at KAFKA_BOO
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import logging
 import os
@@ -78,20 +79,41 @@ async def until(condition, timeout=TIMEOUT):
             await asyncio.sleep(0.1)
 
 
+# The loggers whose levels a command sets, and their levels before any did.
+LEVELS = {
+    logger: logger.level
+    for logger in map(logging.getLogger, (None, "safeguard_streams", "aiokafka.consumer.group_coordinator"))
+}
+
+
 @pytest.fixture(autouse=True)
 def no_logging_left_behind():
     """Undo what a command that ran in this process set for its own process: which messages are logged, and where to.
 
-    A later test would otherwise see no message below the level of that command.
+    A later test would otherwise see no message below the level of that command, which a fixture of a module may have
+    run as well.
     """
-    loggers = [logging.getLogger(name) for name in (None, "safeguard_streams", "aiokafka.consumer.group_coordinator")]
-    levels, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
+    _undo_logging()
     yield
-    for logger, level in zip(loggers, levels, strict=True):
+    _undo_logging()
+
+
+def _undo_logging():
+    for logger, level in LEVELS.items():
         logger.setLevel(level)
-    for handler in set(logging.root.handlers).difference(handlers):
+    for handler in list(logging.root.handlers):
         if type(handler) is logging.StreamHandler:  # pytest's own are subclasses, one for each phase of a test
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def no_collection_left_behind():
+    """Undo what a stage that began in this process set for its own process: when garbage is collected, and of what."""
+    thresholds = gc.get_threshold()
+    yield
+    if gc.get_threshold() != thresholds:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from safeguard_streams.bus.admission import PriorityAdmission
+from safeguard_streams.bus.admission import BUSY, PriorityAdmission
 from safeguard_streams.bus.engine import Engine, Limits, admission_of
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBus
@@ -125,7 +125,8 @@ async def test_live_records_pass_a_flood_of_replays():
 
 
 async def test_lower_ranks_take_their_share_beside_live_work_and_more_after_a_quiet_moment(monkeypatch):
-    monkeypatch.setattr("safeguard_streams.bus.admission.BUSY", 0.05)
+    moment = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: moment)
     admission = PriorityAdmission(10, ranks=2, reserve=2, background=3)
     await admission.acquire(0)
     replays = [await begin(admission, 1) for _ in range(20)]
@@ -134,7 +135,7 @@ async def test_lower_ranks_take_their_share_beside_live_work_and_more_after_a_qu
     admission.release(1)
     await asyncio.sleep(0)
     assert sum(task.done() for task in replays) == 4, "live work was there a moment ago"
-    await asyncio.sleep(0.06)
+    moment += BUSY
     admission.release(1)
     await asyncio.sleep(0)
     assert admission._taken == [0, 8]

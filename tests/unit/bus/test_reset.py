@@ -231,7 +231,7 @@ async def test_after_a_gap_no_call_begins_until_a_commit_has_shown_that_the_part
     fill(broker, 0, 200)
     bus = MemoryBus(broker, [SOURCE])
     limits = Limits(
-        max_batch=1, max_in_flight=2, max_poll_records=50, max_poll_gap=0.2, reopen_delay=0.02, commit_interval=0.001
+        max_batch=1, max_in_flight=2, max_poll_records=50, max_poll_gap=1.0, reopen_delay=0.02, commit_interval=0.001
     )
     suspended = False
 
@@ -245,7 +245,7 @@ async def test_after_a_gap_no_call_begins_until_a_commit_has_shown_that_the_part
             thief = await MemoryBus(broker, [SOURCE]).writer(FIRST)
             outputs = [Output(SINK, None, str(n).encode()) for n in range(60) if n not in set(values(broker))]
             await thief.commit(outputs, 60, "")
-            time.sleep(0.3)  # noqa: ASYNC251  (stops the event loop, as SIGSTOP does)
+            time.sleep(1.2)  # noqa: ASYNC251  (stops the event loop, as SIGSTOP does)
         return await echo(records)
 
     async with running(bus, transform, limits) as engine:

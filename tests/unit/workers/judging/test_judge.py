@@ -742,6 +742,19 @@ async def test_time_without_a_server_that_works_takes_none_of_the_time(feed, mon
     assert decode(outputs[0].value, Verdict).decision == "violates"
 
 
+async def test_time_in_which_the_process_stood_still_takes_none_of_the_time(feed, monkeypatch):
+    monkeypatch.setattr(asking, "TICK", 0.01)
+
+    class Still(Scripted):
+        async def generate(self, request):
+            time.sleep(0.5)  # noqa: ASYNC251  (as if the process were stopped)
+            await asyncio.sleep(0.03)  # the answer is there and not yet read
+            return await super().generate(request)
+
+    outputs = await Judge(Still(completed()), feed, InferenceBudget(500, content_seconds=0.4))([escalation()])
+    assert decode(outputs[0].value, Verdict).decision == "violates"
+
+
 async def test_a_request_carries_its_rank(feed):
     for lane, rank in (("live", 0), ("audit", 1)):
         backend = Scripted(completed())
