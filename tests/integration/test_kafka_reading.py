@@ -416,7 +416,7 @@ async def test_a_new_group_begins_at_the_first_record_and_one_at_the_end_with_th
     assert await cleared(place, 4) == Counter([b"0", b"1", b"2", b"2"])
 
 
-@pytest.mark.parametrize(("record_seconds", "records"), [(0, 3), (60, 1)])
+@pytest.mark.parametrize(("record_seconds", "records"), [(0, 3), (TIMEOUT, 1)])
 async def test_positions_are_recorded_with_each_commit_or_once_in_a_while_and_at_the_end(
     place, record_seconds, records
 ):

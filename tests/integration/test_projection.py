@@ -195,7 +195,7 @@ async def test_a_database_that_was_away_misses_nothing(embedded_address, tmp_pat
             await until(lambda: not one.following)
             await asyncio.to_thread(away.start)
             await caught_up(engine, logs)
-            assert one.following
+            await until(lambda: one.following)
         assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
         engine.dispose()
     assert "wombat" not in caplog.text

@@ -30,6 +30,14 @@ from tests.conftest import TIMEOUT, until
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Each part is read, however long that takes."""
+    for module in (status, diagnosis):
+        monkeypatch.setattr(module, "PART_SECONDS", TIMEOUT)
+    monkeypatch.setattr(cluster, "FETCH_SECONDS", TIMEOUT)
+
+
 async def nothing_held(_):
     return {}
 

@@ -459,7 +459,7 @@ def test_a_worker_with_inference_servers_needs_neither_torch_nor_vllm():
         f"{blocked}; import safeguard_streams.cli, safeguard_streams.workers.app; "
         "from safeguard_streams.workers.inference import harmony; harmony.check_vocabulary()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
 
 
 AWAY = [Server(401), Server(404), Server(500), Server(402), Server(400), Server({"choices": []}), Server("text")]
