@@ -35,6 +35,7 @@ ALLOWED_SKIPS = ("the embedded broker has no ", "no kubectl here")
 SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 # Seconds until a test gives up waiting. It is a guard against a hang, far above what a busy machine needs.
 TIMEOUT = 600.0
+HEARTBEAT_MS = 1000
 # No property fails because an example took long: the machine may be busy.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -163,6 +164,31 @@ def broker(broker_address):
 def kafka(kafka_address):
     """Settings for Apache Kafka only."""
     return own_topics(kafka_address)
+
+
+@pytest.fixture
+def consumers(monkeypatch):
+    """Sets options of every consumer of this process."""
+    start = kafka_bus.bus.StrictConsumer.__init__
+
+    def use(**more):
+        monkeypatch.setattr(
+            kafka_bus.bus.StrictConsumer,
+            "__init__",
+            lambda self, *names, **options: start(self, *names, **{**options, **more}),
+        )
+
+    return use
+
+
+@pytest.fixture
+def patient(consumers):
+    """Makes settings with which no member in this process is taken for gone, however long it stands still.
+
+    Its heartbeats are still frequent: a change of the group is soon known.
+    """
+    consumers(heartbeat_interval_ms=HEARTBEAT_MS)
+    return lambda current: current.model_copy(update={"session_timeout_ms": round(2 * TIMEOUT * 1000)})
 
 
 async def feed_of(current):

@@ -69,11 +69,12 @@ class OnBroker:
 
 
 @pytest.fixture(params=["memory", "embedded", "kafka"])
-async def place(request):
+async def place(request, patient):
     if request.param == "memory":
         bus_place = Memory()
     else:
-        bus_place = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
+        current = patient(own_topics(request.getfixturevalue(f"{request.param}_address")))
+        bus_place = OnBroker(current, request.param == "kafka")
     await bus_place.create()
     return bus_place
 

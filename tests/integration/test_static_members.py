@@ -11,33 +11,14 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import TIMEOUT, until
+from tests.conftest import HEARTBEAT_MS, TIMEOUT, until
 
 pytestmark = pytest.mark.slow
-SESSION = 2 * TIMEOUT  # seconds: it does not expire while a test waits
-HEARTBEAT_MS = 1000
 
 
 @pytest.fixture
-def consumers(monkeypatch):
-    """Sets options of every consumer."""
-    start = kafka_bus.bus.StrictConsumer.__init__
-
-    def use(**more):
-        monkeypatch.setattr(
-            kafka_bus.bus.StrictConsumer,
-            "__init__",
-            lambda self, *names, **options: start(self, *names, **{**options, **more}),
-        )
-
-    return use
-
-
-@pytest.fixture
-def patient(kafka, consumers):
-    """Settings with which no member is taken for gone, however long it stands still. What changes is soon known."""
-    consumers(heartbeat_interval_ms=HEARTBEAT_MS)
-    return kafka.model_copy(update={"session_timeout_ms": round(SESSION * 1000)})
+def settings(kafka, patient):
+    return patient(kafka)
 
 
 class Member:
@@ -95,11 +76,11 @@ async def members(current, **more):
             await member.stop()
 
 
-async def test_a_restart_within_the_session_moves_nothing(patient):
-    async with members(patient) as (first, second):
+async def test_a_restart_within_the_session_moves_nothing(settings):
+    async with members(settings) as (first, second):
         before, given_up = (first.owned, second.owned), second.given_up
         await first.stop()
-        again = await Member(patient, "pod-0").start()
+        again = await Member(settings, "pod-0").start()
         try:
             await until(lambda: again.owned)
             assert (again.owned, second.owned) == before
@@ -108,15 +89,15 @@ async def test_a_restart_within_the_session_moves_nothing(patient):
             await again.stop()
 
 
-async def test_a_member_whose_restart_takes_longer_than_the_session_leaves(patient):
-    async with members(patient, restart_seconds=SESSION) as (first, second):
+async def test_a_member_whose_restart_takes_longer_than_the_session_leaves(settings):
+    async with members(settings, restart_seconds=settings.session_timeout_ms / 1000) as (first, second):
         await first.stop()
         await until(lambda: second.owned == {0, 1})  # waits less than the session
 
 
-async def test_of_two_with_one_id_the_earlier_ends_and_says_why(patient):
-    async with members(patient) as (first, second):
-        other = await Member(patient, "pod-0").start()
+async def test_of_two_with_one_id_the_earlier_ends_and_says_why(settings):
+    async with members(settings) as (first, second):
+        other = await Member(settings, "pod-0").start()
         try:
             error = await asyncio.wait_for(first.ended(), TIMEOUT)
             assert "another process joined with SAFEGUARD_GROUP_INSTANCE_ID=pod-0" in str(error)

@@ -32,7 +32,7 @@ async def publish(current, *verdicts):
 
 
 def following(current, **more):
-    timing = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
+    timing = {"session_timeout_ms": round(2 * TIMEOUT * 1000), "heartbeat_interval_ms": 500}
     options = security.client_options(current)
     return Verdicts(
         options.pop("bootstrap_servers"),
