@@ -183,9 +183,10 @@ def consumers(monkeypatch):
 
 @pytest.fixture
 def patient(consumers):
-    """Makes settings with which no member in this process is taken for gone, however long it stands still.
+    """Makes settings for Apache Kafka with which no member in this process is taken for gone, however long it stands
+    still. Its heartbeats are still frequent: a change of the group is soon known.
 
-    Its heartbeats are still frequent: a change of the group is soon known.
+    The embedded broker forms no group with such a session in time.
     """
     consumers(heartbeat_interval_ms=HEARTBEAT_MS)
     return lambda current: current.model_copy(update={"session_timeout_ms": round(2 * TIMEOUT * 1000)})

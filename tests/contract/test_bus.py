@@ -73,8 +73,9 @@ async def place(request, patient):
     if request.param == "memory":
         bus_place = Memory()
     else:
-        current = patient(own_topics(request.getfixturevalue(f"{request.param}_address")))
-        bus_place = OnBroker(current, request.param == "kafka")
+        current = own_topics(request.getfixturevalue(f"{request.param}_address"))
+        is_kafka = request.param == "kafka"
+        bus_place = OnBroker(patient(current) if is_kafka else current, is_kafka)
     await bus_place.create()
     return bus_place
 

@@ -19,6 +19,11 @@ from tests.conftest import TIMEOUT
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+@pytest.fixture
+def kafka(kafka, patient):
+    return patient(kafka)
+
+
 def verdict(name, content="c1", policy="hate", supersedes=None):
     return Verdict(name, content, "sha", policy, "p1", "violates", "reasoner", "live", "m", WHEN, supersedes=supersedes)
 
@@ -32,7 +37,7 @@ async def publish(current, *verdicts):
 
 
 def following(current, **more):
-    timing = {"session_timeout_ms": round(2 * TIMEOUT * 1000), "heartbeat_interval_ms": 500}
+    timing = {"session_timeout_ms": current.session_timeout_ms, "heartbeat_interval_ms": 500}
     options = security.client_options(current)
     return Verdicts(
         options.pop("bootstrap_servers"),
