@@ -19,7 +19,7 @@ from pathlib import Path
 from safeguard_streams.errors import SafeguardError
 
 JARS_POM = Path(__file__).parent / "kafka" / "pom.xml"
-START_SECONDS = 60.0
+START_SECONDS = 300.0  # a busy machine may need a minute or two; a broker that cannot start ends before
 
 
 class BrokerError(SafeguardError):

@@ -5,6 +5,7 @@ The brokers are the embedded one, and Apache Kafka from its jars or at KAFKA_BOO
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import logging
 import os
@@ -34,6 +35,7 @@ ALLOWED_SKIPS = ("the embedded broker has no ", "no kubectl here")
 SECURE = os.environ.get("SAFEGUARD_TEST_SECURE") == "1"
 # Seconds until a test gives up waiting. It is a guard against a hang, far above what a busy machine needs.
 TIMEOUT = 600.0
+HEARTBEAT_MS = 1000
 # No property fails because an example took long: the machine may be busy. CI tries the same examples in each run, so
 # that a change fails for what it changed; runs elsewhere try new ones each time.
 hypothesis.settings.register_profile(
@@ -82,20 +84,41 @@ async def until(condition, timeout=TIMEOUT):
             await asyncio.sleep(0.1)
 
 
+# The loggers whose levels a command sets, and their levels before any did.
+LEVELS = {
+    logger: logger.level
+    for logger in map(logging.getLogger, (None, "safeguard_streams", "aiokafka.consumer.group_coordinator"))
+}
+
+
 @pytest.fixture(autouse=True)
 def no_logging_left_behind():
     """Undo what a command that ran in this process set for its own process: which messages are logged, and where to.
 
-    A later test would otherwise see no message below the level of that command.
+    A later test would otherwise see no message below the level of that command, which a fixture of a module may have
+    run as well.
     """
-    loggers = [logging.getLogger(name) for name in (None, "safeguard_streams", "aiokafka.consumer.group_coordinator")]
-    levels, handlers = [logger.level for logger in loggers], list(logging.root.handlers)
+    _undo_logging()
     yield
-    for logger, level in zip(loggers, levels, strict=True):
+    _undo_logging()
+
+
+def _undo_logging():
+    for logger, level in LEVELS.items():
         logger.setLevel(level)
-    for handler in set(logging.root.handlers).difference(handlers):
+    for handler in list(logging.root.handlers):
         if type(handler) is logging.StreamHandler:  # pytest's own are subclasses, one for each phase of a test
             logging.root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def no_collection_left_behind():
+    """Undo what a stage that began in this process set for its own process: when garbage is collected, and of what."""
+    thresholds = gc.get_threshold()
+    yield
+    if gc.get_threshold() != thresholds:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +168,32 @@ def broker(broker_address):
 def kafka(kafka_address):
     """Settings for Apache Kafka only."""
     return own_topics(kafka_address)
+
+
+@pytest.fixture
+def consumers(monkeypatch):
+    """Sets options of every consumer of this process."""
+    start = kafka_bus.bus.StrictConsumer.__init__
+
+    def use(**more):
+        monkeypatch.setattr(
+            kafka_bus.bus.StrictConsumer,
+            "__init__",
+            lambda self, *names, **options: start(self, *names, **{**options, **more}),
+        )
+
+    return use
+
+
+@pytest.fixture
+def patient(consumers):
+    """Makes settings for Apache Kafka with which no member in this process is taken for gone, however long it stands
+    still. Its heartbeats are still frequent: a change of the group is soon known.
+
+    The embedded broker forms no group with such a session in time.
+    """
+    consumers(heartbeat_interval_ms=HEARTBEAT_MS)
+    return lambda current: current.model_copy(update={"session_timeout_ms": round(2 * TIMEOUT * 1000)})
 
 
 async def feed_of(current):

@@ -30,7 +30,7 @@ from safeguard_streams.runtime.settings import Settings
 
 BASELINES = ("plain-faust", "bare", "bare-txn")
 OUTPUTS = (topics.CLEARED, topics.ESCALATIONS)
-STARTUP_SECONDS = 60.0  # until the first output
+STARTUP_SECONDS = 300.0  # until the first output
 QUIET_SECONDS = 5.0  # without a further output: the variant has finished
 PARTITIONS = 4
 TICK = 0.003  # seconds between batches

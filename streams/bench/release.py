@@ -34,7 +34,7 @@ from safeguard_streams.runtime.settings import Settings
 
 POLICY = "hate-harassment"
 PARTITIONS = 2
-TIMEOUT = 60.0  # seconds without an answer
+TIMEOUT = 300.0  # seconds without an answer
 TICK = 0.01  # seconds between batches
 SLACK = 1.0  # seconds; a release takes effect a moment before its commit is known here
 

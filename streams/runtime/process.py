@@ -27,7 +27,8 @@ COLLECTION_SECONDS = 2.0
 TICK_SECONDS = 0.05
 PAUSE_SECONDS = 0.5  # a longer pause of the event loop is logged
 REPEAT_SECONDS = 10.0  # between equal messages of a library
-END_SECONDS = 9.0  # a process that got a signal exits within this time, whatever hangs
+END_SECONDS = 9.0  # a process that got a signal exits when it has run for this time, whatever hangs
+_STEP_SECONDS = 1.0  # of a wait for the end; one that takes longer counts as two
 INTERRUPTED = 130  # the exit status after Ctrl-C, as shells report it
 
 
@@ -140,7 +141,10 @@ class EventLoopPauses:
 
 
 class Stop:
-    """Sets its event on SIGTERM or SIGINT. After END_SECONDS more, the process exits at once, without committing."""
+    """Sets its event on SIGTERM or SIGINT. After END_SECONDS more, the process exits at once, without committing.
+
+    Time in which the process or its machine stood still is not its own: each such pause counts as two seconds at most.
+    """
 
     def __init__(self) -> None:
         self.event = asyncio.Event()
@@ -159,8 +163,21 @@ class Stop:
     def _on_signal(self, name: str) -> None:
         if not self.event.is_set():
             log.info("stop requested, finishing calls in progress signal=%s", name)
-            asyncio.get_running_loop().call_later(END_SECONDS, self._exit)
+            self._exit_after(END_SECONDS)
             self.event.set()
+
+    def _exit_after(self, left: float) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def look() -> None:
+            still = left - min(loop.time() - began, 2 * _STEP_SECONDS)
+            if still > 0:
+                self._exit_after(still)
+            else:
+                self._exit()
+
+        loop.call_later(min(left, _STEP_SECONDS), look)
 
     @staticmethod
     def _exit() -> None:
@@ -221,7 +238,7 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 def bound_interrupts() -> None:
-    """From now on, this process ends within END_SECONDS of a SIGINT, with its children, whatever hangs.
+    """From now on, this process ends when it has run for END_SECONDS after a SIGINT, with its children, whatever hangs.
 
     Cleaning up has that long. It may never end: asyncio and the interpreter join threads, and one of them may be
     loading a model. The C handler writes to a pipe, which works while native code keeps the main thread. An event loop
@@ -236,7 +253,11 @@ def bound_interrupts() -> None:
 def _end_late(signals: int) -> None:
     while os.read(signals, 1) != bytes([signal.SIGINT]):
         pass
-    time.sleep(END_SECONDS)
+    left = END_SECONDS
+    while left > 0:
+        began = time.monotonic()
+        time.sleep(min(_STEP_SECONDS, left))
+        left -= min(time.monotonic() - began, 2 * _STEP_SECONDS)
     leave(INTERRUPTED)
 
 

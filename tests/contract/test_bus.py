@@ -16,7 +16,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import FencedError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import own_topics
+from tests.conftest import TIMEOUT, own_topics
 
 
 class Memory:
@@ -69,11 +69,13 @@ class OnBroker:
 
 
 @pytest.fixture(params=["memory", "embedded", "kafka"])
-async def place(request):
+async def place(request, patient):
     if request.param == "memory":
         bus_place = Memory()
     else:
-        bus_place = OnBroker(own_topics(request.getfixturevalue(f"{request.param}_address")), request.param == "kafka")
+        current = own_topics(request.getfixturevalue(f"{request.param}_address"))
+        is_kafka = request.param == "kafka"
+        bus_place = OnBroker(patient(current) if is_kafka else current, is_kafka)
     await bus_place.create()
     return bus_place
 
@@ -94,7 +96,7 @@ async def started(place):
     bus, listener = place.bus(), Listening()
     await bus.start(listener)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while len(listener.owned) < 2:
                 await bus.poll(0.1, 1)
         yield bus, listener
@@ -104,7 +106,7 @@ async def started(place):
 
 async def poll(bus, count):
     records = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         while len(records) < count:
             for polled in (await bus.poll(0.2, 1000)).values():
                 records += polled
@@ -120,7 +122,7 @@ async def run_engine(place, transform, count, limits=None):
     stop = asyncio.Event()
 
     async def watch():
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while engine.committed < count:
                 await asyncio.sleep(0.02)
         stop.set()
@@ -212,7 +214,7 @@ async def test_a_run_ends_at_its_ends_also_where_these_are_markers_of_transactio
         return [Output(topics.VERDICTS, record.key, record.value) for record in records]
 
     engine = Engine(place.bus(topics.CLEARED), stateless(publish), stage="contract")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         ended = await engine.run(asyncio.Event(), until={partition: end for partition, end in ends.items() if end})
     assert len(ended) >= 2
     assert ended >= {partition for partition, end in ends.items() if end}

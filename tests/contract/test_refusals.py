@@ -14,6 +14,7 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.runtime.security import client_options
+from tests.conftest import TIMEOUT
 
 SMALL, KEYED = "small", "keyed"
 COUNT = 60
@@ -56,7 +57,7 @@ async def test_what_kafka_refuses_is_the_fault_of_one_record(current, max_batch)
     limits = Limits(max_batch=max_batch, max_in_flight=16, max_commit_bytes=2**30)
     engine = Engine(bus, stateless(answered), stage="refusals", limits=limits)
     ends = {Partition(current.prefix + topics.EVENTS, number): COUNT // 2 for number in (0, 1)}
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(TIMEOUT):
         assert await engine.run(asyncio.Event(), until=ends) == set(ends)
 
     async def written(name):
@@ -77,7 +78,7 @@ async def test_the_end_of_a_log_is_asked_of_the_broker(current):
     partition = Partition(current.prefix + topics.EVENTS, 0)
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while not engine.ready:
             await asyncio.sleep(0.05)
     assert await bus.log_end(partition) == COUNT // 2

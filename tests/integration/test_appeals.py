@@ -36,7 +36,7 @@ from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
-from tests.conftest import enforcing, feed_of, until
+from tests.conftest import TIMEOUT, enforcing, feed_of, until
 from tests.faults.receiver import SECRET, Receiver
 from tests.unit.workers.judging.test_judge import SAFE, Scripted
 
@@ -62,6 +62,7 @@ def current(broker, monkeypatch):
     """Settings of a broker with one partition, also for the commands of this test."""
     monkeypatch.setenv("SAFEGUARD_BOOTSTRAP", broker.bootstrap)
     monkeypatch.setenv("SAFEGUARD_PREFIX", broker.prefix)
+    monkeypatch.setattr(appeal_outcomes, "FOLLOW_SECONDS", TIMEOUT)  # an agent that runs follows, however late
     return broker.model_copy(update={"partitions": 1, "webhook_secret": SecretStr(SECRET)})
 
 

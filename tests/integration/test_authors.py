@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from safeguard_streams.authors import people, standings
+from safeguard_streams.authors import clock, people, standings
 from safeguard_streams.authors.app import LedgerProcess
 from safeguard_streams.authors.delivery import AuthorDelivery
 from safeguard_streams.bus import kafka as kafka_bus
@@ -35,7 +35,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.operations import erasure
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.memory_broker import StoredRecord
-from tests.conftest import enforcing, own_topics, until
+from tests.conftest import TIMEOUT, enforcing, own_topics, until
 
 SUITE = Path(__file__).parents[1] / "faults" / "authors.py"
 AUTHORS = AuthorRules(
@@ -154,10 +154,12 @@ async def give(current, *numbers, author="ann", seconds=10**6):
             await producer.send_and_wait(topic, encode(one), key=author.encode(), partition=place)
 
 
-async def test_strikes_expire_although_nobody_writes_and_the_ledger_was_down_meanwhile(embedded):
-    await give(embedded, 1, seconds=2)
+async def test_strikes_expire_although_nobody_writes_and_the_ledger_was_down_meanwhile(embedded, monkeypatch):
+    lifetime = timedelta(hours=1)
+    await give(embedded, 1, seconds=lifetime.total_seconds())
     async with keeping(embedded):
         await becomes(embedded, "warn")
+    monkeypatch.setattr(clock, "now", lambda: now() + lifetime)
     async with keeping(embedded):
         await becomes(embedded, "none")
     assert (await standing(embedded)).strikes == ()
@@ -258,6 +260,6 @@ async def test_more_partitions_are_refused_until_what_stands_is_moved(embedded):
 def test_no_strike_is_lost_or_doubled_where_enforcement_and_the_ledger_are_killed(kafka_address):
     arguments = ["--verdicts", "1500", "--authors", "150", "--kills", "1", "--rate", "250", "--seed", "3"]
     command = [sys.executable, SUITE, "--bootstrap", kafka_address, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["kills_of_each"] == 1

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import TIMEOUT
+
 pytestmark = pytest.mark.slow
 SAFEGUARD = Path(sys.executable).with_name("safeguard")
 SHORT = {
@@ -24,7 +26,7 @@ SHORT = {
 def test_a_short_run_prints_figures(kafka_address, command):
     environment = {**os.environ, "SAFEGUARD_BOOTSTRAP": kafka_address}
     words = [SAFEGUARD, *command, *SHORT[command], "--json"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=800, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures

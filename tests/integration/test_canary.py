@@ -32,7 +32,7 @@ from safeguard_streams.releases import operator
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.workers.app import Worker, start_backend
 from safeguard_streams.workers.inference.scripted import Script, ScriptedServer
-from tests.conftest import until
+from tests.conftest import TIMEOUT, until
 
 pytestmark = pytest.mark.slow
 POLICY = load_library()["fraud-spam"]
@@ -201,7 +201,7 @@ async def test_a_canary_ends_when_its_time_is_over(kafka):
         canary = Process(kafka, url, "--for", "1s")
         await canary.start()
         try:
-            status = await asyncio.wait_for(canary._process.wait(), 120)
+            status = await asyncio.wait_for(canary._process.wait(), TIMEOUT)
         finally:
             await canary.end(signal.SIGKILL)
     assert status == 0

@@ -61,7 +61,7 @@ RULES = EnforcementRules((EnforcementRule("to-review", "review"),), Cap(1000), a
 PEOPLE = {"rita": "mods", "rob": "mods", "otto": "leads"}
 HOSTILE_ID = f"<b>{HOSTILE}"[:300].replace("\0", "")
 LONG = HOSTILE.replace("\0", "") + "x" * 1_000_000
-BUSY_MS = 120_000  # what a page may take on a busy machine
+BUSY_MS = TIMEOUT * 1000  # what a page may take on a busy machine
 SHOTS = os.environ.get("SAFEGUARD_TEST_SHOTS")  # a folder for screenshots of every page
 
 
@@ -185,7 +185,7 @@ def serving(current, provider, folder, **more):
         yield url, log
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(TIMEOUT) == 0, log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,9 @@ def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium here (Debian: chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=BUSY_MS
+        )
         yield browser
         browser.close()
 

@@ -204,7 +204,7 @@ def promotes(page):
     page.locator("#why").fill("it finds more")
     shot(page, "policy-question")
     page.get_by_role("button", name="Promote it").dblclick()
-    page.get_by_text("Committed as").wait_for(timeout=120_000)  # a golden gate is learned first
+    page.get_by_text("Committed as").wait_for()  # a golden gate is learned first
 
 
 def actions(current):

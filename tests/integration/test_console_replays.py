@@ -13,7 +13,7 @@ from safeguard_streams.bus import kafka as kafka_bus
 from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Escalation
 from tests import replaying
-from tests.conftest import own_topics
+from tests.conftest import TIMEOUT, own_topics
 from tests.integration.test_console_pages import AXE, SHOTS, Person, chromium, run, serving
 from tests.replaying import EVENTS, NAME, NEW
 
@@ -52,7 +52,7 @@ def person(chromium, console):
 
 
 async def judged_once_escalated(current, replay_id, count):
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             read = kafka_bus.read_decoded(current, [topics.ESCALATIONS_REPLAY], Escalation)
             if len([one async for _, one in read if one.replay_id == replay_id]) == count:

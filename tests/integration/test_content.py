@@ -36,6 +36,7 @@ from safeguard_streams.operations import content, content_records
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.runtime.security import client_options
+from tests.conftest import TIMEOUT
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -224,7 +225,7 @@ async def test_topics_with_fewer_partitions_are_read_where_stages_wrote_to_them(
             await write(topics.EVENTS, ContentEvent(name, "text", WHEN))
             write.partition = 0
             await write(topics.VERDICTS, msgspec.structs.replace(verdict("v", "text", f"{number}@0"), content_id=name))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(TIMEOUT):
                 report = await content.report(broker, name)
             assert report.read_partition == number
             assert (len(report.texts), len(report.verdicts)) == (1, 1)

@@ -20,7 +20,7 @@ from safeguard_streams.enforcement.rules import Cap, EnforcementRule, Enforcemen
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.releases.operator import ChangedBy
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import enforcing, standing_on, until
+from tests.conftest import TIMEOUT, enforcing, standing_on, until
 from tests.integration.test_documentation import block
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -205,7 +205,7 @@ async def test_a_process_killed_between_sending_and_answering_decides_once(broke
     async with enforcing(broker, RULES):
         for _ in range(2):
             done = await asyncio.to_thread(
-                subprocess.run, [sys.executable, "-c", KILLED, str(place.partition)], env=environment, timeout=120
+                subprocess.run, [sys.executable, "-c", KILLED, str(place.partition)], env=environment, timeout=TIMEOUT
             )
             if done.returncode != -signal.SIGKILL:
                 break

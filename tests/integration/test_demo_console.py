@@ -12,11 +12,11 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import encode
 from safeguard_streams.demo import pipeline
 from tests import projected
-from tests.conftest import own_topics
+from tests.conftest import TIMEOUT, own_topics
 
 
 def page(address, path):
-    with urllib.request.urlopen(urllib.parse.urljoin(address, path), timeout=30) as response:
+    with urllib.request.urlopen(urllib.parse.urljoin(address, path), timeout=TIMEOUT) as response:
         return response.read().decode()
 
 

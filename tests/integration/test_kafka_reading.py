@@ -27,7 +27,7 @@ from safeguard_streams.infra import brokers
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.security import client_options
 from tests import groups
-from tests.conftest import own_topics, until
+from tests.conftest import TIMEOUT, own_topics, until
 
 GROUP = "reading"
 CODECS = (None, "gzip", "snappy", "lz4", "zstd")
@@ -62,7 +62,7 @@ async def ends(place):
 async def process(place, group=GROUP, bus=None, **more):
     """Process the events up to where they end now."""
     engine = Engine(bus or KafkaBus(place, [topics.EVENTS], group, **more), stateless(echo), stage=group)
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(TIMEOUT):
         await engine.run(asyncio.Event(), until=await ends(place))
 
 
@@ -75,7 +75,7 @@ async def outputs(place, topic, count):
         found = [record async for record in kafka_bus.read_all(place, [topic])]
         return len(found) >= count
 
-    await until(complete, 60)
+    await until(complete, TIMEOUT)
     return found
 
 
@@ -103,7 +103,7 @@ async def recreate(place, name=topics.EVENTS):
             response = await client.create_topics([NewTopic(place.prefix + name, place.partitions, 1)])
             return not response.topic_errors[0][1]
 
-        await until(created, 30)
+        await until(created, TIMEOUT)
 
 
 # ---------------------------------------------------------------------- what cannot be decoded
@@ -126,7 +126,7 @@ async def test_header_names_that_are_not_utf8_cost_nothing_and_are_requeued_to_t
     async with kafka_bus.exclusive_writer(place, "other"):  # transactions work beside it
         bus = KafkaBus(place, [topics.EVENTS], GROUP)
         await bus.start(Listening())
-        await until(lambda: owned(bus, 2), 30)
+        await until(lambda: owned(bus, 2), TIMEOUT)
         writer = await bus.writer(Partition(place.prefix + topics.EVENTS, 0))
         await writer.commit([event, Output(topics.EVENTS, None, b"beside")], 0, "")
         records = await poll(bus, 2)
@@ -245,7 +245,7 @@ async def owned(bus, count):
 
 async def poll(bus, count):
     records = []
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while len(records) < count:
             for polled in (await bus.poll(0.2, 1000)).values():
                 records += polled
@@ -373,7 +373,7 @@ async def test_a_forgotten_position_is_committed_before_anything_new_arrives(pla
     await forget(place)
     bus = KafkaBus(place, [topics.EVENTS], GROUP)
     await bus.start(Listening())
-    await until(lambda: owned(bus, 2), 30)
+    await until(lambda: owned(bus, 2), TIMEOUT)
     writer = await bus.writer(Partition(place.prefix + topics.EVENTS, 0))
     assert (await writer.committed()).offset == 20
     await writer.close()
@@ -416,13 +416,13 @@ async def test_a_new_group_begins_at_the_first_record_and_one_at_the_end_with_th
     assert await cleared(place, 4) == Counter([b"0", b"1", b"2", b"2"])
 
 
-@pytest.mark.parametrize(("record_seconds", "records"), [(0, 3), (60, 1)])
+@pytest.mark.parametrize(("record_seconds", "records"), [(0, 3), (TIMEOUT, 1)])
 async def test_positions_are_recorded_with_each_commit_or_once_in_a_while_and_at_the_end(
     place, record_seconds, records
 ):
     bus = KafkaBus(place, [topics.EVENTS], GROUP, record_seconds=record_seconds)
     await bus.start(Listening())
-    await until(lambda: owned(bus, 2), 30)
+    await until(lambda: owned(bus, 2), TIMEOUT)
     partition = Partition(place.prefix + topics.EVENTS, 0)
     writer = await bus.writer(partition)
     for offset in (1, 2, 3):
@@ -430,13 +430,13 @@ async def test_positions_are_recorded_with_each_commit_or_once_in_a_while_and_at
     assert len(await outputs(place, topics.POSITIONS, records)) == records
     await writer.close()
     await bus.stop()
-    await until(lambda: recorded(place, {partition: (3, "m")}), 30)
+    await until(lambda: recorded(place, {partition: (3, "m")}), TIMEOUT)
 
 
 async def test_a_fenced_writer_records_nothing(place):
     bus = KafkaBus(place, [topics.EVENTS], GROUP)
     await bus.start(Listening())
-    await until(lambda: owned(bus, 2), 30)
+    await until(lambda: owned(bus, 2), TIMEOUT)
     partition = Partition(place.prefix + topics.EVENTS, 0)
     older = await bus.writer(partition)
     await older.commit([], 1, "")
@@ -446,7 +446,7 @@ async def test_a_fenced_writer_records_nothing(place):
     await older.close()
     await newer.close()
     await bus.stop()
-    await until(lambda: recorded(place, {partition: (7, "")}), 30)
+    await until(lambda: recorded(place, {partition: (7, "")}), TIMEOUT)
 
 
 # ---------------------------------------------------------------------- topics of an earlier version
@@ -483,7 +483,7 @@ async def test_topics_that_take_too_small_records_are_changed_and_nothing_else_o
             response = await client.create_topics([NewTopic(name, 2, 1, topic_configs=config)])
             return not response.topic_errors[0][1]
 
-        await until(created, 30)
+        await until(created, TIMEOUT)
         made = await kafka_bus.create_topics(place)
         assert not any(made.values())
         (response,) = await client.describe_configs([kafka_bus.admin.ConfigResource("topic", name)])

@@ -140,7 +140,7 @@ def _until_said(process, text):
 def _check_console(said):
     """The address that a kept demo ends with leads to a console that shows its texts."""
     address = re.search(r"(http://127\.0\.0\.1:\d+/)\n", said)[1]
-    with urllib.request.urlopen(f"{address}item?id=insult", timeout=30) as response:
+    with urllib.request.urlopen(f"{address}item?id=insult", timeout=TIMEOUT) as response:
         assert "hate-harassment" in response.read().decode()
 
 
@@ -206,7 +206,7 @@ def _ended_by_an_interrupt(process):
     assert started
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=TIMEOUT)
-    _, alive = psutil.wait_procs(started, timeout=10)
+    _, alive = psutil.wait_procs(started, timeout=TIMEOUT)
     # A process that has ended can remain until the system's first process collects it.
     assert [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
     return errors

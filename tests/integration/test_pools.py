@@ -19,6 +19,13 @@ from safeguard_streams.workers.inference.script import Script
 from tests.conftest import until
 from tests.stand_in_model import StandIn
 
+
+@pytest.fixture
+def broker(request, broker, patient):
+    """A member that is taken for gone gives up its partitions, and its judgements are repeated."""
+    return patient(broker) if request.node.callspec.params["broker_address"] == "kafka" else broker
+
+
 LANES = {"live": topics.VERDICTS, "audit": topics.VERDICTS, "replay": topics.REPLAYS}
 
 

@@ -27,7 +27,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.errors import DependencyError
 from safeguard_streams.runtime.security import client_options
 from tests import projected
-from tests.conftest import own_topics, until
+from tests.conftest import TIMEOUT, own_topics, until
 from tests.databases import address, cluster, postgresql
 
 __all__ = ["address", "cluster"]
@@ -195,7 +195,7 @@ async def test_a_database_that_was_away_misses_nothing(embedded_address, tmp_pat
             await until(lambda: not one.following)
             await asyncio.to_thread(away.start)
             await caught_up(engine, logs)
-            assert one.following
+            await until(lambda: one.following)
         assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
         engine.dispose()
     assert "wombat" not in caplog.text
@@ -248,7 +248,7 @@ async def test_a_projector_killed_ten_times_projects_each_record_once(kafka, add
     process = subprocess.Popen(command, env=environment)
     await caught_up(engine, logs)
     process.terminate()
-    assert process.wait(60) == 0
+    assert process.wait(TIMEOUT) == 0
     assert projected.dump(engine, without=PLACES) == expected(logs, tmp_path)
     engine.dispose()
 

@@ -16,6 +16,7 @@ from safeguard_streams.quality.proportions import proportion
 from safeguard_streams.replay.diff import Diff, FlipCounts, ReplayFlip
 from safeguard_streams.replay.headline import headline
 from safeguard_streams.replay.page import render
+from tests.conftest import TIMEOUT
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTILE = "</pre><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">" + "long" * 200
@@ -194,7 +195,7 @@ def browse(tmp_path, html, width, *arguments):
         "--disable-component-update", "--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}",
         "--force-device-scale-factor=1", f"--window-size={width},900", *arguments, path.as_uri(),
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
 
 
 MEASURE = """<script>

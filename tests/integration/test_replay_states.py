@@ -274,7 +274,7 @@ async def test_wrong_arguments_are_refused_before_anything_is_read(command, monk
         (["start", "new.md", "--since", "yesterday"], "--since: write a time such as"),
         (["start", "nosuch"], "no policy 'nosuch'"),
     ):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             assert message in str((await command(*words)).exception)
     for words in (["start", "new.md", "--sample", "2"], ["start", "new.md", "--first", "-1"]):
         assert (await command(*words)).exit_code == 2

@@ -11,9 +11,14 @@ from safeguard_streams.bus.kafka import KafkaBus
 from safeguard_streams.contract import topics
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.runtime.security import client_options
-from tests.conftest import until
+from tests.conftest import HEARTBEAT_MS, TIMEOUT, until
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def settings(kafka, patient):
+    return patient(kafka)
 
 
 class Member:
@@ -71,11 +76,11 @@ async def members(current, **more):
             await member.stop()
 
 
-async def test_a_restart_within_the_session_moves_nothing(kafka):
-    async with members(kafka) as (first, second):
+async def test_a_restart_within_the_session_moves_nothing(settings):
+    async with members(settings) as (first, second):
         before, given_up = (first.owned, second.owned), second.given_up
         await first.stop()
-        again = await Member(kafka, "pod-0").start()
+        again = await Member(settings, "pod-0").start()
         try:
             await until(lambda: again.owned)
             assert (again.owned, second.owned) == before
@@ -84,22 +89,20 @@ async def test_a_restart_within_the_session_moves_nothing(kafka):
             await again.stop()
 
 
-async def test_a_member_whose_restart_takes_longer_than_the_session_leaves(kafka):
-    patient = kafka.model_copy(update={"session_timeout_ms": 60_000})
-    async with members(patient, restart_seconds=120.0) as (first, second):
+async def test_a_member_whose_restart_takes_longer_than_the_session_leaves(settings):
+    async with members(settings, restart_seconds=settings.session_timeout_ms / 1000) as (first, second):
         await first.stop()
-        async with asyncio.timeout(50):  # less than the session
-            await until(lambda: second.owned == {0, 1})
+        await until(lambda: second.owned == {0, 1})  # waits less than the session
 
 
-async def test_of_two_with_one_id_the_earlier_ends_and_says_why(kafka):
-    async with members(kafka) as (first, second):
-        other = await Member(kafka, "pod-0").start()
+async def test_of_two_with_one_id_the_earlier_ends_and_says_why(settings):
+    async with members(settings) as (first, second):
+        other = await Member(settings, "pod-0").start()
         try:
-            error = await asyncio.wait_for(first.ended(), 60)
+            error = await asyncio.wait_for(first.ended(), TIMEOUT)
             assert "another process joined with SAFEGUARD_GROUP_INSTANCE_ID=pod-0" in str(error)
             owned = other.owned
-            await asyncio.sleep(3 * kafka.session_timeout_ms / 5000)  # several heartbeats
+            await asyncio.sleep(3 * HEARTBEAT_MS / 1000)
             assert other.owned == owned
             assert other.owned | second.owned == {0, 1}
             assert not other._polling.done()
@@ -107,13 +110,8 @@ async def test_of_two_with_one_id_the_earlier_ends_and_says_why(kafka):
             await other.stop()
 
 
-async def test_new_partitions_are_found_after_every_member_was_restarted(kafka, monkeypatch):
-    start = kafka_bus.bus.StrictConsumer.__init__
-    monkeypatch.setattr(
-        kafka_bus.bus.StrictConsumer,
-        "__init__",
-        lambda self, *names, **options: start(self, *names, **{**options, "metadata_max_age_ms": 1000}),
-    )
+async def test_new_partitions_are_found_after_every_member_was_restarted(kafka, consumers):
+    consumers(metadata_max_age_ms=1000)
     async with members(kafka) as started:
         for number, name in enumerate(("pod-0", "pod-1")):
             await started[number].stop()
@@ -125,4 +123,4 @@ async def test_new_partitions_are_found_after_every_member_was_restarted(kafka, 
             await client.create_partitions({kafka.prefix + topics.EVENTS: NewPartitions(4)})
         finally:
             await client.close()
-        await until(lambda: started[0].owned | started[1].owned == {0, 1, 2, 3}, 60)
+        await until(lambda: started[0].owned | started[1].owned == {0, 1, 2, 3})

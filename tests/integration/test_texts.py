@@ -17,7 +17,7 @@ from safeguard_streams.enforcement import moderators
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules
 from safeguard_streams.releases.erasures import never
 from safeguard_streams.releases.texts import TextPlace, texts_at
-from tests.conftest import enforcing, until
+from tests.conftest import TIMEOUT, enforcing, until
 
 pytestmark = pytest.mark.slow
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ async def test_texts_are_those_that_were_judged(broker):
         place(1, "1@999999999999999999"),
         *(place(1, origin) for origin in (None, "", "0@-1", "-1@0", "0@1 ", "0@" + "9" * 99, "x@y", "٣@1")),
     ]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         found = await texts_at(broker, [*wanted, *others], never)
     assert found == {one: f"text {one.content_id[1:]}" for one in wanted}
     assert await texts_at(broker, [], never) == {}

@@ -11,6 +11,7 @@ from playwright.sync_api import sync_playwright
 from safeguard_streams.exporting.transparency import counting, page
 from safeguard_streams.exporting.transparency.source import Source
 from tests import exported
+from tests.conftest import TIMEOUT
 from tests.integration.test_console_pages import AXE, CHROMIUM, SHOTS
 
 pytestmark = pytest.mark.slow
@@ -34,10 +35,13 @@ def report(tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_stands_alone_and_fits_wide_and_narrow_screens_light_and_dark(report):
     with sync_playwright() as playwright:
-        browser, asked = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), []
+        busy = TIMEOUT * 1000  # what a page may take on a busy machine
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=busy)
+        asked = []
         for scheme in ("light", "dark"):
             # The policy of the page forbids scripts, axe included.
             context = browser.new_context(color_scheme=scheme, bypass_csp=True)
+            context.set_default_timeout(busy)
             shown = context.new_page()
             shown.on("request", lambda request: asked.append(request.url))
             for width in (1280, 400):

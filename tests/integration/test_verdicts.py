@@ -14,8 +14,14 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import Verdict, encode
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime import security
+from tests.conftest import TIMEOUT
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def kafka(kafka, patient):
+    return patient(kafka)
 
 
 def verdict(name, content="c1", policy="hate", supersedes=None):
@@ -31,7 +37,7 @@ async def publish(current, *verdicts):
 
 
 def following(current, **more):
-    timing = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 500}
+    timing = {"session_timeout_ms": current.session_timeout_ms, "heartbeat_interval_ms": 500}
     options = security.client_options(current)
     return Verdicts(
         options.pop("bootstrap_servers"),
@@ -46,7 +52,7 @@ def following(current, **more):
 async def take(verdicts, count, *, commit=True):
     """The next so many, and that no other comes."""
     found = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         while len(found) < count:
             found.append(await anext(verdicts))
     if commit:
@@ -114,7 +120,7 @@ async def test_no_verdict_is_lost_where_the_positions_cannot_be_read(broker):
 
     async with following(broker, positions=positions) as verdicts:
         with pytest.raises(LookupError, match="the database is away"):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(TIMEOUT):
                 await anext(verdicts)
     async with following(broker) as verdicts:
         assert [f.verdict.verdict_id for f in await take(verdicts, 1)] == ["a"]
@@ -134,16 +140,16 @@ async def test_members_share_and_take_over(kafka):
         await publish(kafka, *(verdict(f"v{n}", f"c{n}") for n in range(50)))
         async with following(kafka) as second:
             other = asyncio.create_task(consume(second))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(TIMEOUT):
                 while not (len(first._partitions) == len(second._partitions) == 1):
                     await asyncio.sleep(0.05)
             await publish(kafka, *(verdict(f"w{n}", f"c{n}") for n in range(50)))
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(TIMEOUT):
                 while len(counts) < 100:
                     await asyncio.sleep(0.05)
             other.cancel()
         await publish(kafka, *(verdict(f"x{n}", f"c{n}") for n in range(50)))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while len(counts) < 150:
                 await asyncio.sleep(0.05)
         one.cancel()

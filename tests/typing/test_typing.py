@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import TIMEOUT
+
 
 def test_usage_passes_a_strict_type_check(tmp_path):
     # A copy outside the checkout, so that mypy reads the installed package as it does for users.
@@ -14,5 +16,5 @@ def test_usage_passes_a_strict_type_check(tmp_path):
         "[mypy]\nstrict = true\nwarn_unused_ignores = true\n[mypy-aiokafka.*]\nignore_missing_imports = true\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", usage]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr

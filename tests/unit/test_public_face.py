@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import safeguard_streams
+from tests.conftest import TIMEOUT
 
 HEAVY = {
     "numpy",
@@ -25,7 +26,7 @@ HEAVY = {
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -91,7 +92,7 @@ print(*{name.partition(".")[0] for name in sys.modules})
 
 def test_the_command_names_the_extra_that_it_needs():
     code = "import sys; sys.modules['typer'] = None; from safeguard_streams.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "safeguard: typer is not installed; the command line needs: pip install 'safeguard-streams[cli]'"

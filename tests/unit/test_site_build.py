@@ -14,6 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.conftest import TIMEOUT
+
 ROOT = Path(__file__).parents[2]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # What people type into the search, and the page that answers it.
@@ -157,7 +159,7 @@ def test_the_search_works_from_disk_and_finds_the_right_page_first(site, tmp_pat
         f"--user-data-dir={tmp_path}", "--virtual-time-budget=20000", "--dump-dom",
         f"{(site / 'index.html').as_uri()}?q={words.replace(' ', '+')}",
     ]  # fmt: skip
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
     found = re.findall(r'href="([^"#?]+)[^"]*" class="md-search-result__link"', dom)
     assert found[:1] == [(site / page).as_uri()]
 

@@ -88,17 +88,18 @@ async def _in_time(backend: InferenceBackend, request: InferenceRequest, allowan
     """Run the request, and end it when the content item's time is over.
 
     Time in which the backend is not healthy does not count: an outage is no fault of the content. Nor does time in
-    which the request waits for a server, or was at one that turned out not to work.
+    which the request waits for a server, or was at one that turned out not to work, or in which this process stood
+    still: a look that comes late finds answers that are there and not yet read.
     """
     generating = asyncio.create_task(_generate(backend, request))
     try:
         while not generating.done():
             if allowance.seconds <= 0:
                 raise _OverTimeError
-            started = time.perf_counter()
-            await asyncio.wait((generating,), timeout=min(TICK, allowance.seconds))
+            started, until = time.perf_counter(), min(TICK, allowance.seconds)
+            await asyncio.wait((generating,), timeout=until)
             counts = backend.healthy and not request.progress.waiting
-            allowance.spend_time(started, time.perf_counter(), counts=counts)
+            allowance.spend_time(started, min(time.perf_counter(), started + 2 * until), counts=counts)
             allowance.seconds, request.progress.lost = allowance.seconds + request.progress.lost, 0.0
         return generating.result()
     finally:

@@ -15,7 +15,7 @@ from safeguard_streams.console.web import checker
 from safeguard_streams.console.web.checker import Answer, Question
 from safeguard_streams.console.web.guard import RefusedError
 
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 CHECK_SECONDS = 10.0
 LEARN_SECONDS = 300.0
 WAITING = 8  # texts at most, the one that is checked included: each holds a thread, of which all pages share 40

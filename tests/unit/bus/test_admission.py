@@ -5,12 +5,13 @@ import random
 
 import pytest
 
-from safeguard_streams.bus.admission import PriorityAdmission
+from safeguard_streams.bus.admission import BUSY, PriorityAdmission
 from safeguard_streams.bus.engine import Engine, Limits, admission_of
 from safeguard_streams.bus.interface import Output
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 
 async def begin(admission, rank):
@@ -82,7 +83,7 @@ async def test_a_call_cancelled_while_it_waits_takes_no_room():
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     admission.release()
-    await asyncio.wait_for(admission.acquire(), 1)
+    await asyncio.wait_for(admission.acquire(), TIMEOUT)
 
 
 def test_a_reserve_that_leaves_nothing_is_refused():
@@ -124,7 +125,8 @@ async def test_live_records_pass_a_flood_of_replays():
 
 
 async def test_lower_ranks_take_their_share_beside_live_work_and_more_after_a_quiet_moment(monkeypatch):
-    monkeypatch.setattr("safeguard_streams.bus.admission.BUSY", 0.05)
+    moment = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: moment)
     admission = PriorityAdmission(10, ranks=2, reserve=2, background=3)
     await admission.acquire(0)
     replays = [await begin(admission, 1) for _ in range(20)]
@@ -133,7 +135,7 @@ async def test_lower_ranks_take_their_share_beside_live_work_and_more_after_a_qu
     admission.release(1)
     await asyncio.sleep(0)
     assert sum(task.done() for task in replays) == 4, "live work was there a moment ago"
-    await asyncio.sleep(0.06)
+    moment += BUSY
     admission.release(1)
     await asyncio.sleep(0)
     assert admission._taken == [0, 8]
@@ -228,7 +230,7 @@ async def test_a_partition_whose_calls_are_all_blocked_does_not_stop_the_others(
     engine = Engine(MemoryBus(broker, ["source"]), stateless(transform), stage="test", limits=limits)
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while len(broker.read("sink")) < 200:
             await asyncio.sleep(0.005)
     stop.set()
@@ -268,7 +270,7 @@ async def test_engines_that_share_their_calls_put_the_first_rank_first_and_share
         for topic in ("live", "replay")
     ]
     running = [asyncio.create_task(engine.run(stop)) for engine in engines]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while len(finished) < 8:
             await asyncio.sleep(0.005)
         assert admission.owners == 2, "a partition of each engine"

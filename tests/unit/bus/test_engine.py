@@ -35,7 +35,7 @@ def fill(broker, count, partitions=1):
         broker.append(SOURCE, str(n).encode(), partition=n % partitions)
 
 
-async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=10.0):
+async def run(broker, transform, until, *, limits=None, retry=None, bus=None, timeout=TIMEOUT):
     """Run an engine until a condition on the broker holds."""
     engine = Engine(bus or MemoryBus(broker, [SOURCE]), stateless(transform), stage="test", limits=limits, retry=retry)
     stop = asyncio.Event()
@@ -336,7 +336,9 @@ async def test_refused_commits_hold_the_limits_show_in_the_figures_and_end_the_e
     broker = MemoryBroker()
     for number in range(2000):
         broker.append(SOURCE, str(number).zfill(100).encode())
-    limits = Limits(max_batch=1, max_buffered=100, max_poll_records=50, stall_timeout=0.4, reopen_delay=0.005)
+    limits = Limits(
+        max_batch=1, max_buffered=100, max_poll_records=50, max_poll_gap=0.3, stall_timeout=0.4, reopen_delay=0.005
+    )
     bus = Refusing(broker, [SOURCE])
     engine, stop, read, ages, lags = None, asyncio.Event(), [0], [], []
 
@@ -353,7 +355,7 @@ async def test_refused_commits_hold_the_limits_show_in_the_figures_and_end_the_e
             await asyncio.sleep(0.02)
 
     engine = Engine(bus, stateless(transform), stage="test", limits=limits)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         running = asyncio.create_task(engine.run(stop))
         watching = asyncio.create_task(watch())
         with pytest.raises(StalledError, match=r"source\[0\]: 1\d\d records wait and none was committed"):
@@ -414,7 +416,13 @@ async def test_a_record_that_takes_long_stops_neither_its_partition_nor_the_proc
         return echo(records)
 
     limits = Limits(
-        max_batch=1, max_in_flight=8, max_buffered=20, max_poll_records=20, stall_timeout=0.2, commit_interval=0.005
+        max_batch=1,
+        max_in_flight=8,
+        max_buffered=20,
+        max_poll_records=20,
+        max_poll_gap=0.15,  # less than the next, so that a machine that stands still is no stall of the partition
+        stall_timeout=0.2,
+        commit_interval=0.005,
     )
     bus = MemoryBus(broker, [SOURCE])
     loop, others_done = asyncio.get_running_loop(), None
@@ -498,7 +506,7 @@ async def test_a_fenced_worker_begins_no_call_until_it_knows_its_position():
 
     async def watch():
         nonlocal fenced
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while len(values(broker)) < 200:
                 fenced = fenced or any(worker.state is WorkerState.FENCED for worker in engine._workers.values())
                 await asyncio.sleep(0.005)

@@ -75,32 +75,47 @@ def test_addresses_are_taken(bootstrap):
     assert settings.load(bootstrap=bootstrap).bootstrap == bootstrap
 
 
+class Clock:
+    """The event loop's clock, and producers whose start takes so many seconds each and finds no broker."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.now, self.started = 0.0, []
+        clock = self
+
+        class Refused:
+            def __init__(self, **_):
+                pass
+
+            async def start(self):
+                clock.started.append(clock.now)
+                clock.now += seconds[min(len(clock.started), len(seconds)) - 1]
+                raise KafkaConnectionError
+
+            async def stop(self):
+                pass
+
+        async def sleep(delay):
+            clock.now += delay
+
+        monkeypatch.setattr(probes, "AIOKafkaProducer", Refused)
+        monkeypatch.setattr(probes.asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: clock.now)
+
+
 @pytest.mark.parametrize(("seconds", "attempts"), [(0.0, 10), (6.0, 1)], ids=["refused", "unanswered"])
 async def test_a_command_waits_for_a_broker_a_few_seconds(monkeypatch, seconds, attempts):
     """Also where nothing answers. seconds: how long one attempt takes."""
-    clock, started = [0.0], []
-
-    class Refused:
-        def __init__(self, **_):
-            pass
-
-        async def start(self):
-            started.append(clock[0])
-            clock[0] += seconds
-            raise KafkaConnectionError
-
-        async def stop(self):
-            pass
-
-    async def sleep(delay):
-        clock[0] += delay
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(probes, "AIOKafkaProducer", Refused)
-    monkeypatch.setattr(probes.asyncio, "sleep", sleep)
-    monkeypatch.setattr(loop, "time", lambda: clock[0])
+    clock = Clock(monkeypatch, [seconds])
     with pytest.raises(BusError, match="safeguard broker"):
         await probes.wait_for_broker(settings.load(), timeout=probes.COMMAND_SECONDS)
     monkeypatch.undo()
-    assert clock[0] <= 6
-    assert len(started) == attempts
+    assert clock.now <= 6
+    assert len(clock.started) == attempts
+
+
+async def test_an_attempt_during_which_the_machine_stood_still_says_nothing_about_the_broker(monkeypatch):
+    clock = Clock(monkeypatch, [30.0, 0.0])
+    with pytest.raises(BusError, match="safeguard broker"):
+        await probes.wait_for_broker(settings.load(), timeout=probes.COMMAND_SECONDS)
+    monkeypatch.undo()
+    assert len(clock.started) == 2

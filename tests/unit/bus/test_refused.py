@@ -14,6 +14,7 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import DeadLetter, decode
 from safeguard_streams.errors import BusError, ConfigurationError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 SOURCE, SINK = "source", "sink"
 FIRST = Partition(SOURCE, 0)
@@ -43,7 +44,7 @@ async def run(broker, transform=None, *, bus=None, **limits):
         stage="test",
         limits=Limits(**{"reopen_delay": 0.001, "commit_interval": 0.001, **limits}),
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT):
         await engine.run(asyncio.Event(), until={FIRST: len(broker.logs[FIRST])})
     return engine
 
@@ -184,7 +185,7 @@ async def test_what_was_read_before_a_reset_is_told_apart_without_reading_it_aga
     limits = Limits(max_batch=4, commit_interval=0.001, reopen_delay=0.001)
     engine, stop = Engine(bus, stateless(held), stage="test", limits=limits), asyncio.Event()
     running = asyncio.create_task(engine.run(stop))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT):
         while not engine._workers or engine._workers[FIRST].backlog.records < 10:
             await asyncio.sleep(0.001)
         broker.truncate(SOURCE, 0)

@@ -13,6 +13,7 @@ from safeguard_streams.bus.transform import stateless
 from safeguard_streams.bus.watermark import pack, unpack
 from safeguard_streams.errors import BusError, ConfigurationError, DependencyError, OutputRefusedError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 SOURCE, SINK = "source", "sink"
 FIRST = Partition(SOURCE, 0)
@@ -39,7 +40,7 @@ async def echo(records):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -220,7 +221,7 @@ async def test_a_run_with_an_end_passes_a_reset():
     fill(broker, 0, 30)
     engine = Engine(MemoryBus(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
     broker.positions[FIRST] = Committed(90, "")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         assert await engine.run(asyncio.Event(), until={FIRST: 25}) == {FIRST}
     assert values(broker) == list(range(25))
 
@@ -230,7 +231,7 @@ async def test_after_a_gap_no_call_begins_until_a_commit_has_shown_that_the_part
     fill(broker, 0, 200)
     bus = MemoryBus(broker, [SOURCE])
     limits = Limits(
-        max_batch=1, max_in_flight=2, max_poll_records=50, max_poll_gap=0.2, reopen_delay=0.02, commit_interval=0.001
+        max_batch=1, max_in_flight=2, max_poll_records=50, max_poll_gap=1.0, reopen_delay=0.02, commit_interval=0.001
     )
     suspended = False
 
@@ -244,7 +245,7 @@ async def test_after_a_gap_no_call_begins_until_a_commit_has_shown_that_the_part
             thief = await MemoryBus(broker, [SOURCE]).writer(FIRST)
             outputs = [Output(SINK, None, str(n).encode()) for n in range(60) if n not in set(values(broker))]
             await thief.commit(outputs, 60, "")
-            time.sleep(0.3)  # noqa: ASYNC251  (stops the event loop, as SIGSTOP does)
+            time.sleep(1.2)  # noqa: ASYNC251  (stops the event loop, as SIGSTOP does)
         return await echo(records)
 
     async with running(bus, transform, limits) as engine:
@@ -310,7 +311,7 @@ async def test_an_engine_that_ends_while_commits_fail_ends_in_bounded_time():
             return writer
 
     engine = Engine(Stuck(broker, [SOURCE]), stateless(transform), stage="test", limits=LIMITS)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         with pytest.raises(DependencyError):
             await engine.run(asyncio.Event())
 
@@ -445,5 +446,5 @@ async def test_a_refused_position_without_outputs_ends_the_engine():
     broker.positions[FIRST] = Committed(9, "")
     engine = Engine(Refusing(broker, [SOURCE]), stateless(echo), stage="test", limits=LIMITS)
     with pytest.raises(ConfigurationError, match="positions refuses"):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             await engine.run(asyncio.Event())

@@ -11,6 +11,7 @@ from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.errors import BusError
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 
 SOURCE, SINK = "source", "sink"
 FIRST, SECOND = Partition(SOURCE, 0), Partition(SOURCE, 1)
@@ -55,7 +56,7 @@ async def running(engine):
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -7,6 +7,7 @@ from safeguard_streams.bus.interface import Committed, Output, Partition
 from safeguard_streams.bus.memory import MemoryBus
 from safeguard_streams.bus.transform import stateless
 from safeguard_streams.runtime.memory_broker import MemoryBroker
+from tests.conftest import TIMEOUT
 from tests.unit.bus.overtaking import take_over
 
 SOURCE, SINK = "source", "sink"
@@ -18,7 +19,7 @@ async def run(broker, until, *, bus=None, limits=None, transform=None, stop=None
         return [Output(SINK, record.key, record.value) for record in records]
 
     engine = Engine(bus or MemoryBus(broker, [SOURCE]), stateless(transform or echo), stage="test", limits=limits)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         return await engine.run(stop or asyncio.Event(), until=until)
 
 

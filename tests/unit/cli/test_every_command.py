@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from safeguard_streams.cli import app
 from safeguard_streams.infra.brokers import free_port
+from tests.conftest import TIMEOUT
 
 HEAVY = ("vllm", "torch", "faust", "fasttext", "sklearn", "duckdb", "matplotlib", "transformers", "pyarrow")
 NARROW = {"COLUMNS": "80", "TERMINAL_WIDTH": "80", "NO_COLOR": "1"}
@@ -112,7 +113,7 @@ for words in {[list(words) for words in TREE]!r}:
         loaded = [name for name in {HEAVY!r} if name in sys.modules]
         assert not loaded, (words, wrong, loaded)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
 
 
 def safeguard(*arguments, cwd=None, **environment):
@@ -122,7 +123,7 @@ def safeguard(*arguments, cwd=None, **environment):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=TIMEOUT,
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         env={**os.environ, **NARROW, **environment},

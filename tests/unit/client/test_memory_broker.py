@@ -25,6 +25,7 @@ from safeguard_streams import (
 )
 from safeguard_streams.client.memory import MemoryProducer
 from safeguard_streams.contract import topics
+from tests.conftest import TIMEOUT
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -218,6 +219,6 @@ def test_the_example_of_the_guide_passes():
         "/dev/null",
         str(example),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout

@@ -2,24 +2,28 @@
 
 import asyncio
 import contextlib
-import time
+import threading
 
 import pytest
 
 from safeguard_streams.bus import kafka
 from safeguard_streams.demo import broker
 from safeguard_streams.infra import brokers
+from tests.conftest import TIMEOUT, until
 
 
 class Started:
-    """A broker that takes a moment to start; notes when it started and ended."""
+    """A broker; notes when it started and ended. Once `starts` is cleared, its start ends when that is set again."""
 
-    def __init__(self, value, seconds=0.0):
-        self.value, self.seconds, self.events = value, seconds, []
+    def __init__(self, value):
+        self.value, self.events = value, []
+        self.starting, self.starts = threading.Event(), threading.Event()
+        self.starts.set()
 
     @contextlib.contextmanager
     def __call__(self):
-        time.sleep(self.seconds)
+        self.starting.set()
+        assert self.starts.wait(TIMEOUT)
         self.events.append("started")
         try:
             yield self.value
@@ -72,32 +76,40 @@ async def test_the_embedded_broker_is_used_elsewhere_and_the_reason_is_shown(mac
     assert "more" not in line
 
 
-async def test_an_interrupt_while_the_broker_starts_ends_it(machine, monkeypatch):
-    slow = Started([Node()], seconds=0.3)
-    monkeypatch.setattr(brokers, "kafka_cluster", slow)
+async def interrupted(starting, slow):
+    """Cancel a task while a broker starts, let that end, and see that the task is cancelled."""
+    running = asyncio.create_task(starting)
+    await until(slow.starting.is_set)
+    running.cancel()
+    await asyncio.sleep(0.05)
+    slow.starts.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
+
+@pytest.fixture
+def slow(monkeypatch):
+    slow = Started([Node()])
+    slow.starts.clear()
+    monkeypatch.setattr(brokers, "kafka_cluster", slow)
+    return slow
+
+
+async def test_an_interrupt_while_the_broker_starts_ends_it(machine, slow):
     async def demo():
         async with broker.started(None, print):
             pytest.fail("the demo went on")
 
-    running = asyncio.create_task(demo())
-    await asyncio.sleep(0.1)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await interrupted(demo(), slow)
     assert slow.events == ["started", "ended"]
 
 
-async def test_an_interrupt_that_also_ends_the_broker_is_an_interrupt(machine, monkeypatch):
+async def test_an_interrupt_that_also_ends_the_broker_is_an_interrupt(machine, slow, monkeypatch):
     @contextlib.contextmanager
     def failing():
-        time.sleep(0.3)
-        raise brokers.BrokerError("formatting Kafka's storage failed")
+        with slow():
+            raise brokers.BrokerError("formatting Kafka's storage failed")
         yield
 
     monkeypatch.setattr(brokers, "kafka_cluster", failing)
-    running = asyncio.create_task(broker.started(None, print).__aenter__())
-    await asyncio.sleep(0.1)
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await interrupted(broker.started(None, print).__aenter__(), slow)

@@ -16,6 +16,7 @@ from safeguard_streams.enforcement import app, cleared, state
 from safeguard_streams.errors import ForbiddenError, SafeguardError
 from safeguard_streams.runtime import settings
 from safeguard_streams.runtime.memory_broker import MemoryBroker, StoredRecord
+from tests.conftest import TIMEOUT
 from tests.unit.enforcement.test_edits import KIND, THREAT, judged
 from tests.unit.enforcement.test_edits import cleared as cleared_verdict
 from tests.unit.enforcement.test_transform import RULES
@@ -143,7 +144,7 @@ class Running:
 
 
 async def until(condition):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(TIMEOUT):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -151,7 +152,7 @@ async def until(condition):
 async def test_a_moderators_decision_during_the_restoring_of_a_state_overrides_later_verdicts(broker):
     broker.append(topics.ACTIONS, decision("before", "allow", 1))
     async with Running():
-        await asyncio.wait_for(broker.reading.wait(), 5)
+        await asyncio.wait_for(broker.reading.wait(), TIMEOUT)
         broker.append(topics.ACTIONS, decision("meanwhile", "remove", 2))
         broker.append(topics.ACTIONS, decision("meanwhile", "allow", 3))
         await until(lambda: len(broker.read(topics.ENFORCEMENT)) == 3)
@@ -284,7 +285,7 @@ async def test_the_agent_ends_when_it_may_not_read_what_stands(broker, monkeypat
 
     monkeypatch.setattr(cleared, "kafka_logs", refused)
     with pytest.raises(SafeguardError, match=r"moderation\.cleared"):
-        await asyncio.wait_for(app.EnforcementAgent(settings.load(), RULES, 1).run(asyncio.Event()), 5)
+        await asyncio.wait_for(app.EnforcementAgent(settings.load(), RULES, 1).run(asyncio.Event()), TIMEOUT)
 
 
 def test_the_window_holds_the_last_cleared_verdicts_and_no_more():

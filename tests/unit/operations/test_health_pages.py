@@ -9,6 +9,7 @@ import pytest
 from safeguard_streams.operations import host_checks
 from safeguard_streams.operations.health_pages import own_health_page
 from safeguard_streams.runtime.settings import Settings
+from tests.conftest import TIMEOUT
 
 OWN = {"ready": True, "stage": "enforcement", "prefix": ""}
 
@@ -70,7 +71,7 @@ async def test_what_is_no_page_of_ours_is_another_program(answer):
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: ", page(b"{"), page(b"{", "503 Unavailable")])
 async def test_an_answer_that_does_not_end_is_not_waited_for(answer):
     """The time is bounded for the whole answer, not for each part."""
-    async with answering(answer, goes_on=True) as number, asyncio.timeout(30):
+    async with answering(answer, goes_on=True) as number, asyncio.timeout(TIMEOUT):
         assert await own_health_page(Settings(), "enforcement", number) is None
 
 

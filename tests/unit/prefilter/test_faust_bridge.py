@@ -12,6 +12,7 @@ from safeguard_streams.bus.memory import StoredRecord
 from safeguard_streams.errors import BusError
 from safeguard_streams.prefilter.faust_bridge import BridgeHooks, FaustBridge
 from safeguard_streams.runtime import settings
+from tests.conftest import TIMEOUT
 
 
 def record(value):
@@ -133,7 +134,7 @@ async def test_a_costly_batch_is_decided_in_order_while_the_event_loop_turns(mon
         threads.append(threading.current_thread() is threading.main_thread())
         if not threads[-1]:
             loop.call_soon_threadsafe(turned.set)
-            assert turned.wait(30)
+            assert turned.wait(TIMEOUT)
         return decide(records)
 
     async def work(bridge, _):

@@ -13,6 +13,7 @@ from safeguard_streams.replay import jobs, runner
 from safeguard_streams.replay.selection import Selection
 from safeguard_streams.runtime.memory_broker import MemoryBroker
 from safeguard_streams.runtime.settings import Settings
+from tests.conftest import TIMEOUT
 
 SINK = "sink"
 FIRST = Partition(topics.EVENTS, 0)
@@ -71,7 +72,7 @@ class ReplayRun:
         return msgspec.structs.replace(current, state=self.changes[-1], escalated_at=now())
 
     async def run(self, stop=None, on_progress=lambda done: None):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             return await runner.run(Settings(), self.replay, None, stop or asyncio.Event(), on_progress)
 
     @property

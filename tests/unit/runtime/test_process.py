@@ -6,6 +6,7 @@ import time
 
 from safeguard_streams.runtime import process
 from safeguard_streams.runtime.process import EventLoopPauses
+from tests.conftest import TIMEOUT
 
 
 async def _measured(work):
@@ -32,6 +33,22 @@ async def test_time_in_which_the_process_did_not_run_is_no_pause():
         time.sleep(0.6)  # noqa: ASYNC251  (as if the process were stopped)
 
     assert await _measured(stopped) < 0.5
+
+
+async def test_time_in_which_the_process_did_not_run_is_not_taken_from_its_end(monkeypatch):
+    """A machine that stood still while a process stopped would end it although it would commit a moment later."""
+    monkeypatch.setattr(process, "_STEP_SECONDS", 0.05)
+    monkeypatch.setattr(process, "END_SECONDS", 0.2)
+    exited = asyncio.Event()
+    monkeypatch.setattr(process.Stop, "_exit", staticmethod(exited.set))
+    stop = process.Stop()
+    stop._on_signal("SIGTERM")
+    assert stop.event.is_set()
+    time.sleep(0.5)  # noqa: ASYNC251  (as if the process were stopped)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not exited.is_set()
+    await asyncio.wait_for(exited.wait(), TIMEOUT)
 
 
 def test_a_librarys_repeated_line_is_logged_once_in_a_while_and_counted(capsys):

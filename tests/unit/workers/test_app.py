@@ -14,6 +14,7 @@ from safeguard_streams.runtime import settings
 from safeguard_streams.workers import app
 from safeguard_streams.workers.app import Worker, start_backend, warn_of_unlearned
 from safeguard_streams.workers.judging.reasoner import _admission
+from tests.conftest import TIMEOUT
 
 POLICY = load_library()["fraud-spam"]
 FOREIGN = msgspec.structs.replace(POLICY, id="my-own", text=POLICY.text.replace("FS1", "FS6"))
@@ -96,7 +97,7 @@ async def test_a_worker_starts_a_first_judge_beside_its_model_and_closes_both(mo
     assert worker.state()["model"] == "main"
     assert worker.state()["first"] == "first"
     stop.set()
-    await asyncio.wait_for(running, 10)
+    await asyncio.wait_for(running, TIMEOUT)
     assert closed == ["main", "first"]
 
 
@@ -146,7 +147,7 @@ async def test_an_engine_that_fails_stops_the_others_which_commit_first_and_name
     others = [Lane(at_stop=DependencyError("a consequence")), Lane()]
     worker.engines = [others[0], Lane(ConfigurationError("the cause")), others[1]]
     with pytest.raises(ConfigurationError, match="the cause"):
-        await asyncio.wait_for(worker._run_engines(asyncio.Event()), 10)
+        await asyncio.wait_for(worker._run_engines(asyncio.Event()), TIMEOUT)
     assert [lane.committed for lane in others] == [True, True]
 
 

@@ -18,6 +18,7 @@ from safeguard_streams.runtime.memory_broker import StoredRecord
 from safeguard_streams.workers.canary import CanaryPlan, CanaryTransform, CanaryWorker, name_of
 from safeguard_streams.workers.judging.judge import Judge
 from safeguard_streams.workers.judging.reasoner import InferenceBudget
+from tests.conftest import TIMEOUT
 from tests.unit.workers.judging.test_judge import MALFORMED, POLICY, Scripted, completed, escalation, feed, held
 
 __all__ = ["feed"]  # the fixture
@@ -164,7 +165,7 @@ async def test_it_stops_when_its_time_is_over():
             await stop.wait()
 
     worker.engines = [Lane()]
-    await asyncio.wait_for(worker._run_engines(stop), 60)
+    await asyncio.wait_for(worker._run_engines(stop), TIMEOUT)
     assert stop.is_set()
 
 

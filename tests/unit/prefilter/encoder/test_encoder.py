@@ -15,6 +15,7 @@ from safeguard_streams.policies import golden
 from safeguard_streams.policies.files import LIBRARY
 from safeguard_streams.prefilter.encoder import files, tokens
 from safeguard_streams.prefilter.normalise import read
+from tests.conftest import TIMEOUT
 
 ODD = ["", " ", "\u200b", "\ud800 a lone surrogate", "x" * 5000, "word " * 400, "🙂🙂🙂", "a\x00b"]
 FOREIGN = [
@@ -134,7 +135,7 @@ async def test_threads_encode_as_one_and_leave_the_event_loop_free(encoder, text
 
         def encode_batch(self, batch):
             started.set()
-            assert may_end.wait(60)
+            assert may_end.wait(TIMEOUT)
             return encoder.encode_batch(batch)
 
     async with EncoderThreads(threads=2) as held:

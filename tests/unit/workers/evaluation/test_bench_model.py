@@ -27,6 +27,7 @@ from safeguard_streams.workers.inference.script import Script
 from safeguard_streams.workers.inference.scripted import ScriptedServer
 from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.parse import Answer
+from tests.conftest import TIMEOUT
 
 ROWS = [
     {"prompt": "one naked post", "S": 1, "H": 0},
@@ -54,7 +55,7 @@ def server():
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(TIMEOUT)
     yield scripted
     loop.call_soon_threadsafe(stop.set)
     thread.join()

@@ -29,6 +29,7 @@ from safeguard_streams.workers.inference.routes import Chat
 from safeguard_streams.workers.inference.script import Answer
 from safeguard_streams.workers.judging.judgement import score_of
 from safeguard_streams.workers.judging.parse import Malformed, parse
+from tests.conftest import TIMEOUT
 
 POLICY = load_library()["hate-harassment"]
 FINAL = '{"violation":1,"rule_ids":["HH2"],"confidence":"high","reason":"It insults."}'
@@ -272,7 +273,9 @@ async def test_requests_wait_while_no_server_is_healthy_and_none_is_lost():
         assert not any(task.done() for task in asking)
         assert not one.healthy
         async with server.running(port):
-            assert all(completed.tokens == TOKENS for completed in await asyncio.wait_for(asyncio.gather(*asking), 10))
+            assert all(
+                completed.tokens == TOKENS for completed in await asyncio.wait_for(asyncio.gather(*asking), TIMEOUT)
+            )
             assert one.healthy
 
 
@@ -341,7 +344,9 @@ async def test_a_request_that_fails_repeatedly_is_given_up():
         assert (await one.generate(REQUEST)).tokens == TOKENS
 
 
-async def test_a_request_that_times_out_is_given_up():
+async def test_a_request_that_times_out_is_given_up(monkeypatch):
+    monkeypatch.setattr(remote, "STARTUP_TIMEOUT", TIMEOUT)  # its first test request may time out as well
+
     async def never():
         await asyncio.sleep(60)
 
@@ -454,7 +459,7 @@ def test_a_worker_with_inference_servers_needs_neither_torch_nor_vllm():
         f"{blocked}; import safeguard_streams.cli, safeguard_streams.workers.app; "
         "from safeguard_streams.workers.inference import harmony; harmony.check_vocabulary()"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=TIMEOUT)
 
 
 AWAY = [Server(401), Server(404), Server(500), Server(402), Server(400), Server({"choices": []}), Server("text")]
@@ -868,7 +873,9 @@ async def test_a_request_that_waits_for_a_place_says_so():
         assert len(server.asked) == 2
 
 
-async def test_time_at_a_server_that_hangs_is_noted_as_lost():
+async def test_time_at_a_server_that_hangs_is_noted_as_lost(monkeypatch):
+    monkeypatch.setattr(remote, "STARTUP_TIMEOUT", TIMEOUT)
+
     async def never():
         await asyncio.sleep(60)
 

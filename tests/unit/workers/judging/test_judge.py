@@ -48,6 +48,7 @@ from safeguard_streams.workers.judging.judgement import Finding, Judgement
 from safeguard_streams.workers.judging.parse import Answer
 from safeguard_streams.workers.judging.rationale import build_rationale
 from safeguard_streams.workers.judging.reasoner import MAX_WINDOWS, InferenceBudget
+from tests.conftest import TIMEOUT
 
 POLICY = load_library()["hate-harassment"]
 RELEASED_SHADOW = PolicyRelease(POLICY.id, POLICY.version, 3, POLICY.document, datetime.now(UTC), "test", shadow=0.5)
@@ -626,7 +627,7 @@ async def test_a_shadow_that_has_ended_is_answered_undetermined(feed):
 
 async def test_content_escalated_under_an_ended_policy_does_not_wait_for_it(feed):
     feed.take(POLICY.id.encode(), None)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(TIMEOUT):
         (verdict,) = await Judge(Scripted(), feed, InferenceBudget(500))([escalation()])
     assert decode(verdict.value, Verdict).reason == "the policy is no longer in force"
 
@@ -738,6 +739,19 @@ async def test_time_without_a_server_that_works_takes_none_of_the_time(feed, mon
             return await super().generate(request)
 
     outputs = await Judge(Noting(completed()), feed, InferenceBudget(500, content_seconds=0.2))([escalation()])
+    assert decode(outputs[0].value, Verdict).decision == "violates"
+
+
+async def test_time_in_which_the_process_stood_still_takes_none_of_the_time(feed, monkeypatch):
+    monkeypatch.setattr(asking, "TICK", 0.01)
+
+    class Still(Scripted):
+        async def generate(self, request):
+            time.sleep(0.5)  # noqa: ASYNC251  (as if the process were stopped)
+            await asyncio.sleep(0.03)  # the answer is there and not yet read
+            return await super().generate(request)
+
+    outputs = await Judge(Still(completed()), feed, InferenceBudget(500, content_seconds=0.4))([escalation()])
     assert decode(outputs[0].value, Verdict).decision == "violates"
 
 
