@@ -657,6 +657,9 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
     ] = None
     confirmed: Annotated[bool, Meta(description="whether a moderator released the action")] = False
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
 
 
 class AppealStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -67,5 +67,7 @@ def _said(policy: PolicyStanding, action: Action) -> PolicyStanding:
         at=action.acted_at if action.action != policy.action else policy.at or action.acted_at,
         decision=action.decision,
         rule=action.rule,
-        grounds=Grounds(action.policy_version, action.rule_ids, action.reporter, action.releases is not None),
+        grounds=Grounds(
+            action.policy_version, action.rule_ids, action.reporter, action.releases is not None, action.severity
+        ),
     )
