@@ -1,9 +1,10 @@
 """Statements of reasons: why an author's item is restricted, and that such a statement holds no longer.
 
 A restriction is what is in effect on an item, if that is to label, limit or remove it (Article 17(1) of the Digital
-Services Act). It rests on a moderator's decision or on one policy: of several that ask for the same, the first. When
-the restriction or what it rests on changes, the statement about it is withdrawn, and another one is issued if the item
-is still restricted. What stands names the statement that holds, so the next owner of a partition knows it.
+Services Act). It rests on a moderator's decision or on rules of one policy: of several policies that ask for the same,
+the first. When the restriction or what it rests on changes, the statement about it is withdrawn, and another one is
+issued if the item is still restricted. What stands names the statement that holds, so the next owner of a partition
+knows it.
 
 The words are those of the policy's notes and of `statement_texts`. Nothing here reads a verdict's reason, a rationale,
 or what a moderator wrote.
@@ -62,10 +63,13 @@ class Restriction(NamedTuple):
 
     @property
     def rests_on(self) -> tuple[Enforced, str]:
-        """Equal for restrictions of one item that one statement explains."""
+        """Equal for restrictions of one item that one statement explains: it names the rules that are violated."""
         if self.decision is not None:
             return self.action, f"decision {self.decision.action_id}"
-        return self.action, f"policy {self.policy.policy_id}" if self.policy else ""
+        if self.policy is None:
+            return self.action, ""
+        cited = sorted(self.policy.grounds.rule_ids) if self.policy.grounds else []
+        return self.action, " ".join(["policy", self.policy.policy_id, str(_undetermined(self)), *cited])
 
     @property
     def reporter(self) -> Reporter | None:

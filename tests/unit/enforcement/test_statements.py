@@ -198,8 +198,36 @@ def test_a_verdict_that_comes_again_after_a_restart_and_one_that_changes_nothing
     stating = Stating()
     stating(verdict())
     stating.restart()
-    assert stating(verdict(), verdict(1), verdict(2, rules=("HH3",))) == []
+    assert stating(verdict(), verdict(1), verdict(2, text="edited")) == []
     assert len(stating.holding) == 1
+
+
+def test_a_verdict_that_cites_other_rules_replaces_the_statement_although_the_action_stays():
+    stating = Stating()
+    (first,) = stating(verdict(rules=("HH1", "HH2")))
+    assert stating(verdict(1, rules=("HH2", "HH1"))) == [], "the same rules in another order"
+    gone, second = stating(verdict(2, rules=("HH3",), text="edited"))
+    assert (gone.statement_id, gone.state) == (first.statement_id, "withdrawn")
+    assert (second.rule_ids, second.action, second.content_sha256) == (("HH3",), "remove", "edited")
+    told = stating.actions[-1]
+    assert (told.statement.statement_id, told.ends_statement) == (second.statement_id, first.statement_id)
+    assert not told.changes
+    assert told.told
+    stating.restart()
+    assert stating(verdict(3, rules=("HH3",))) == []
+
+
+def test_a_precaution_that_a_verdict_confirms_is_stated_as_a_violation():
+    stating = Stating(
+        only=(EnforcementRule("all", "limit"), EnforcementRule("unsure", "limit", decision="undetermined"))
+    )
+    (careful,) = stating(verdict(decision="undetermined", rules=()))
+    gone, sure = stating(verdict(1))
+    assert gone.statement_id == careful.statement_id
+    assert "precaution" not in sure.text
+    assert stating(verdict(2, decision="undetermined", rules=())) == [], "it reverses nothing"
+    (by_hand,) = [one for one in stating(person("remove", content_sha256="sha")) if one.state == "issued"]
+    assert by_hand.rule_ids == ("HH1",), "what the violation cites is still known"
 
 
 def test_of_two_policies_the_first_to_restrict_is_stated_until_it_lifts():
