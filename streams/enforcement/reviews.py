@@ -160,7 +160,7 @@ def _appealed(standing: Standing, appeal: AppealStanding) -> Waiting:
 
 def _worst(standing: Standing) -> Severity | None:
     """The highest severity of the violations on an item, whatever a moderator decided."""
-    found = filter(None, map(_severity, standing.policies))
+    found = [one for policy in standing.policies if (one := _severity(policy)) is not None]
     return max(found, key=SEVERITIES.index, default=None)
 
 

@@ -123,6 +123,13 @@ class Statements:
         }
         await learn(self._policies, self._settings, wanted)
 
+    def graded(self, action: Action) -> Action:
+        """A moderator's decision with the severity of the rules that it cites, unless the record says one."""
+        words = self._policies[action.cited_policy, ""] if action.human and action.cited_policy else None
+        if words is None or action.severity is not None or action.withdraws is not None or action.action == "allow":
+            return action
+        return msgspec.structs.replace(action, severity=words.severity(action.rule_ids))
+
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""
         after = with_facts(before, after, verdict)
