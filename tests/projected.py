@@ -23,6 +23,7 @@ from safeguard_streams.contract.records import (
     DeadLetter,
     ErasureRequest,
     Escalation,
+    Grounds,
     HandledLetter,
     Message,
     ModeratorDecision,
@@ -104,8 +105,10 @@ def standing_with_appeal(state, partitions, content_id="c1"):
     return Standing(content_id, "review", partitions, (in_review(),), appeals=(said,))
 
 
-def in_review(policy_id="hate", decision="violates"):
-    return PolicyStanding(policy_id, action="review", action_id="a1", at=at(5), decision=decision, rule="unsure")
+def in_review(policy_id="hate", decision="violates", grade=None):
+    grounds = Grounds("p1", ("H1",), severity=grade) if grade else None
+    waits = {"action": "review", "action_id": "a1", "at": at(5), "decision": decision, "rule": "unsure"}
+    return PolicyStanding(policy_id, **waits, grounds=grounds)
 
 
 def decided(name="allow"):

@@ -40,6 +40,11 @@ class Place(NamedTuple):
     offset: int
 
 
+def end_id(author_id: str, decision_id: str) -> str:
+    """The id of the record that ends a decision about an author."""
+    return verdict_id(author_id, decision_id, "undecided")
+
+
 class Step(NamedTuple):
     """An author's standing after a record, and the action that follows from it, if one does."""
 
@@ -106,10 +111,16 @@ def _kept(strikes: Iterable[Strike], clock: datetime) -> tuple[Strike, ...]:
 
 
 def _with_decision(standing: AuthorStanding, entry: Strike) -> AuthorStanding:
-    """What a person decided about the author, once for each record id, or the end of that."""
+    """What a person decided about the author, once for each record id, or the end of that.
+
+    The end of a decision that another one replaced meanwhile ends nothing.
+    """
     if entry.state not in ("decided", "undecided") or entry.strike_id in standing.decided:
         return standing
-    decision = None
+    present = standing.decision
+    replaced = [one for one in standing.decided if present is not None and one != present.decision_id]
+    is_late = entry.state == "undecided" and entry.strike_id in {end_id(entry.author_id, one) for one in replaced}
+    decision = present if is_late else None
     if entry.state == "decided" and entry.action is not None:
         by, why = entry.by and made_plain(entry.by), made_plain(entry.why)
         decision = AuthorDecision(entry.action, entry.strike_id, aware(entry.at), by, why)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 
+from safeguard_streams.authors.ledger import end_id
 from safeguard_streams.authors.standings import known, partitions_of
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import limits, topics
@@ -70,7 +71,7 @@ def id_of(author_id: str, key: str) -> str:
 
 def undo_id(author_id: str, decision_id: str) -> str:
     """The id of the record that takes a decision back."""
-    return _named(author_id, decision_id, "undecided")
+    return end_id(author_id, decision_id)
 
 
 async def forgive(settings: Settings, author_id: str, strike_id: str, person: ChangedBy) -> Strike:

@@ -324,11 +324,12 @@ review_items = Table(
     Column("action", String, nullable=False, comment="what a release would do (held), or review"),
     Column("effective", String, nullable=False, comment="the action in effect now"),
     _text("rule", "the enforcement rule that sent it here"),
+    _text("severity", "of the violation, where the policy grades it"),
     Column(
         "priority",
         Float,
         nullable=False,
-        comment="higher first: severity of the action at stake; below 1 more where the item was reported",
+        comment="higher first: severity of the action at stake; below 1 more for reports and the violation's severity",
     ),
     _moment("since", "when it began to wait; null for what an early agent wrote"),
     Column("edited", Boolean, nullable=False, comment="the item has a newer text, which is not judged yet"),

@@ -16,11 +16,13 @@ from safeguard_streams.console import schema
 from safeguard_streams.console.database import Insert, insert
 from safeguard_streams.contract.records import Enforced
 from safeguard_streams.enforcement.rules import severity
+from safeguard_streams.policies.vocabulary import SEVERITIES, Severity
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 
 _WEIGHTS = {"user": 1, "trusted_flagger": 10, "authority": 100}  # of reports, against each other
+_OF_REPORTS = 0.75  # the most that reports lift an item among those with the same action at stake
 KEYS = {table: tuple(str(one.name) for one in table.primary_key) for table in schema.PROJECTED}
 OF_TEXT = (  # columns of an item that change with its text
     *("text", "language", "surface", "author_id", "context", "attributes", "created_at"),
@@ -146,6 +148,12 @@ def newer_texts(connection: Connection) -> Insert:
     return statement.on_conflict_do_update(index_elements=["content_id"], set_=values)
 
 
+def share_of_severity(violation: Severity | None) -> float:
+    """What the severity of a violation adds to the priority of an item: less than any report of it does."""
+    rank = 0 if violation is None else SEVERITIES.index(violation) + 1
+    return (1 - _OF_REPORTS) * rank / (len(SEVERITIES) + 1)
+
+
 def priorities(content_ids: Sequence[str]) -> Update:
     """Lift those of these items in the queue that were reported above the others with the same action at stake.
 
@@ -153,7 +161,9 @@ def priorities(content_ids: Sequence[str]) -> Update:
     """
     queue, reports = schema.review_items, schema.reports
     stake = case({action: float(severity(action)) for action in get_args(Enforced)}, value=queue.c.action)
+    graded = case({one: share_of_severity(one) for one in SEVERITIES}, value=queue.c.severity, else_=0.0)
     weight = cast(func.sum(case(_WEIGHTS, value=reports.c.reporter, else_=1)), Float)
-    lift = select(weight / (weight + 1.0)).where(reports.c.content_id == queue.c.content_id).scalar_subquery()
+    of_item = reports.c.content_id == queue.c.content_id
+    lift = select(_OF_REPORTS * weight / (weight + 1.0)).where(of_item).scalar_subquery()
     reported = select(reports.c.content_id).where(reports.c.content_id.in_(content_ids))
-    return update(queue).where(queue.c.content_id.in_(reported)).values(priority=stake + lift)
+    return update(queue).where(queue.c.content_id.in_(reported)).values(priority=stake + graded + lift)

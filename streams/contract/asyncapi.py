@@ -95,6 +95,8 @@ def _channel(topic: Topic) -> dict[str, Any]:
     }
     if "delete" in topic.cleanup:
         config["retention.ms"] = topic.retention
+    if "retention.bytes" in topic.config:
+        config["retention.bytes"] = int(topic.config["retention.bytes"])
     kafka: dict[str, Any] = {"topicConfiguration": config, "bindingVersion": "0.5.0"}
     if topic.partitions:
         kafka["partitions"] = topic.partitions

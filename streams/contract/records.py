@@ -536,7 +536,8 @@ class Action(msgspec.Struct, frozen=True, omit_defaults=True):
     ] = None
     author_id: Annotated[Label | None, Meta(description="the producer's id of the item's author")] = None
     severity: Annotated[
-        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+        Severity | None,
+        Meta(description="the highest severity of the rules that a violating verdict or a moderator cites"),
     ] = None
     reporter: Annotated[
         Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
@@ -657,6 +658,9 @@ class Grounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Reporter | None, Meta(description="who reported the item, where a report led to the verdict")
     ] = None
     confirmed: Annotated[bool, Meta(description="whether a moderator released the action")] = False
+    severity: Annotated[
+        Severity | None, Meta(description="the highest severity of the rules that a violating verdict cites")
+    ] = None
 
 
 class AppealStanding(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

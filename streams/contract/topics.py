@@ -131,6 +131,8 @@ class Topic(msgspec.Struct, frozen=True):
             config["delete.retention.ms"] = str(TOMBSTONES)
         if "delete" in self.cleanup:
             config["retention.ms"] = str(self.retention)
+            if self.retention == FOREVER:  # a cluster may bound the bytes of all topics
+                config["retention.bytes"] = "-1"
         if self.segment is not None:
             config["segment.bytes"] = str(self.segment)
         if self.roll is not None:

@@ -8,7 +8,6 @@ decide the appeal as well.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -28,7 +27,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import severity
-from safeguard_streams.policies.folding import normalized
+from safeguard_streams.policies.folding import is_invisible, normalized
 from safeguard_streams.releases.people import LONGEST_NAME, made_plain
 from safeguard_streams.runtime import metrics
 
@@ -43,10 +42,10 @@ NOT_BEFORE = "somebody who decided about the item before may not decide its appe
 def person(name: str | None) -> str:
     """The form in which names of people are compared: neither case nor width, blanks or hidden characters matter.
 
-    U+FFFD stands for hidden characters in names that were made plain.
+    U+FFFD stands for hidden characters in names that were made plain. U+2800 is a blank.
     """
-    folded = normalized("NFKC", (name or "").replace("\ufffd", "")).casefold()
-    seen = "".join(one for one in folded if one == " " or unicodedata.category(one)[0] != "C")
+    folded = normalized("NFKC", (name or "").replace("\ufffd", "").replace("\u2800", " ")).casefold()
+    seen = "".join(one for one in folded if not is_invisible(one))
     return " ".join(seen.split())[:LONGEST_NAME]
 
 

@@ -95,7 +95,9 @@ def territories(given: tuple[str, ...]) -> list[str]:
 def submission(
     statement: StatementOfReasons, *, created_at: datetime | None, ended_at: datetime | None
 ) -> dict[str, Any]:
-    """A statement as the interface takes it. created_at: of the content; ended_at: of a restriction that ended."""
+    """A statement as the interface takes it. created_at: of the content, which is no later than the decision about it,
+    whatever its producer's clock said; ended_at: of a restriction that ended.
+    """
     found: dict[str, Any] = {
         **_decision(statement),
         **_ground(statement),
@@ -115,7 +117,7 @@ def submission(
         "category_addition": list(statement.more_categories) or None,
         "category_specification": [statement.keyword] if statement.keyword else None,
         "content_language": _language(statement.content_language),
-        "content_date": str(_day(created_at)) if created_at else None,
+        "content_date": str(min(_day(created_at), _day(statement.stated_at))) if created_at else None,
         end: str(max(_day(ends_at), _day(statement.stated_at))) if ends_at else None,  # clocks may differ
         "decision_ground_reference_url": statement.terms,
     }

@@ -22,7 +22,7 @@ from safeguard_streams.policies import statements
 from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.statements import RuleStatement
-from safeguard_streams.policies.vocabulary import rules_above
+from safeguard_streams.policies.vocabulary import SEVERITIES, Severity, rules_above
 from safeguard_streams.releases.people import made_plain
 from safeguard_streams.runtime.settings import Settings
 
@@ -37,17 +37,26 @@ class PolicyVersion(NamedTuple):
 
 
 class PolicyWords(msgspec.Struct, frozen=True):
-    """The title of a policy, and the names, notes and codes of its rules."""
+    """The title of a policy, and the names, notes, codes and severities of its rules. least: the lowest of these."""
 
     title: str
     rules: Mapping[str, str]
     notes: Mapping[str, str]
     statements: Mapping[str, RuleStatement]
+    severities: Mapping[str, Severity] = {}
+    least: Severity | None = None
 
     @classmethod
     def of(cls, policy: Policy) -> PolicyWords:
         names = {rule: made_plain(policy.rules[rule]) for rule in policy.violating}
-        return cls(made_plain(policy.title), names, policy.notes, policy.statements)
+        severities = {rule: policy.severity_of(rule) for rule in policy.violating}
+        least = policy.severity_of_violation(())
+        return cls(made_plain(policy.title), names, policy.notes, policy.statements, severities, least)
+
+    def severity(self, cited: Iterable[str]) -> Severity | None:
+        """The highest severity of the cited rules or, where none is cited, the lowest of the policy."""
+        found = [self.severities[rule] for rule in cited if rule in self.severities]
+        return max(found, key=SEVERITIES.index, default=self.least)
 
     def name(self, rule: str) -> str:
         """A rule as statements name it, as in HH1: Attacks people."""

@@ -23,6 +23,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.rules import EnforcementRules
+from safeguard_streams.enforcement.standing import covers
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime import metrics
 
@@ -45,12 +46,13 @@ def places(rules: EnforcementRules, verdicts: Sequence[Verdict]) -> list[TextPla
 def referred(rules: EnforcementRules, verdict: Verdict, action: Action, standing: Standing) -> Standing | None:
     """What stands with a referral of this action; None if the rule refers nothing, or did so before.
 
-    A moderator's decision about the text, which overrides the verdict, prevents a referral. A cap does not: it only
-    delays the action.
+    A moderator's decision about the text prevents a referral. A cap does not: it only delays the action. Nor does an
+    edit that came before the verdict: the text was published.
     """
     refers = action.rule is not None and rules.refers(action.rule) and action.policy_id == verdict.policy_id
     name = referral_id(verdict, action)
-    if not refers or action.state == "overridden" or name in standing.referred:
+    decided = standing.decision is not None and covers(standing.decision, verdict.content_sha256)
+    if not refers or decided or name in standing.referred:
         return None
     return msgspec.structs.replace(standing, referred=(*standing.referred, name)[-MAX_REFERRED:])
 
@@ -71,7 +73,7 @@ def output(verdict: Verdict, action: Action, event: ContentEvent | None) -> Outp
         verdict.verdict_id,
         action.rule or "",
         action.action_id,
-        action.action,
+        action.action if action.state == "applied" else action.effective or "allow",
         action.acted_at,
         verdict.content_sha256,
         verdict.rule_ids,

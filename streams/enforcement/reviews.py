@@ -17,6 +17,7 @@ from safeguard_streams.enforcement.appeals import deciders, open_appeals
 from safeguard_streams.enforcement.moderators import PlacedStanding
 from safeguard_streams.enforcement.texts import is_outdated
 from safeguard_streams.policies.document import in_languages, on_surface
+from safeguard_streams.policies.vocabulary import SEVERITIES, Severity
 from safeguard_streams.releases.texts import TextPlace
 from safeguard_streams.runtime.settings import Settings
 
@@ -33,6 +34,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     a newer text, on which the verdict under the policy has not come. text, surface, language: those of the event that
     it is about; None if they were not asked for, if the event names none, or if it is not there to be read. appeal_id,
     due, not_by: of an appeal, the first due of the item's: its deadline, and who decided before and may not decide it.
+    severity: of the violation, where one stands or is held; of several, the highest.
     """
 
     content_id: str
@@ -51,6 +53,7 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     appeal_id: str | None = None
     due: datetime | None = None
     not_by: tuple[str, ...] = ()
+    severity: Severity | None = None
 
 
 class Wanted(NamedTuple):
@@ -134,6 +137,7 @@ def waiting_on(standing: Standing) -> Iterator[Waiting]:
             aware(decided.at),
             content_sha256=standing.content_sha256,
             origin=standing.origin,
+            severity=_worst(standing),
         )
 
 
@@ -150,7 +154,21 @@ def _appealed(standing: Standing, appeal: AppealStanding) -> Waiting:
         appeal_id=appeal.appeal_id,
         due=aware(appeal.due_at),
         not_by=tuple(sorted(deciders(standing))),
+        severity=_worst(standing),
     )
+
+
+def _worst(standing: Standing) -> Severity | None:
+    """The highest severity of the violations on an item, whatever a moderator decided."""
+    found = [one for policy in standing.policies if (one := _severity(policy)) is not None]
+    return max(found, key=SEVERITIES.index, default=None)
+
+
+def _severity(policy: PolicyStanding) -> Severity | None:
+    """The severity of the violation that stands under a policy, or of the held one that is to replace it."""
+    if policy.held is not None:
+        return policy.held.severity
+    return policy.grounds.severity if policy.grounds else None
 
 
 def _cause(policy: PolicyStanding) -> Cause | None:
@@ -176,4 +194,5 @@ def _waiting(standing: Standing, policy: PolicyStanding, cause: Cause) -> Waitin
         is_outdated(about, standing),
         about.content_sha256,
         about.origin,
+        severity=_severity(policy),
     )

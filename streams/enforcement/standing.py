@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
-from safeguard_streams.contract.records import Action, Enforced, Grounds, PolicyStanding, Standing, Verdict
+from safeguard_streams.contract.records import (
+    Action,
+    Enforced,
+    Grounds,
+    ModeratorDecision,
+    PolicyStanding,
+    Standing,
+    Verdict,
+)
 from safeguard_streams.enforcement.rules import severity
 
 MAX_VERDICT_IDS = 8  # of one policy on one item, to recognise a verdict that comes again
@@ -39,6 +47,13 @@ def is_known(verdict: Verdict, standing: Standing) -> bool:
     return verdict.verdict_id in standing.policy(verdict.policy_id).verdict_ids
 
 
+def covers(decided: ModeratorDecision, text: str | None) -> bool:
+    """Whether a moderator's decision is about a text, or says that nothing is wrong about it."""
+    if decided.any_text or decided.content_sha256 is None:
+        return True
+    return text == decided.content_sha256 or (text is not None and text in decided.earlier_texts)
+
+
 def after_action(standing: Standing, action: Action, *, follows: bool = True) -> Standing:
     """What stands on an item after an action under a policy. follows: whether the verdict is the policy's last word."""
     policy = standing.policy(action.policy_id or "")
@@ -60,12 +75,16 @@ def _said(policy: PolicyStanding, action: Action) -> PolicyStanding:
     )
     if action.action == "allow":
         return kept
+    at = action.acted_at if action.action != policy.action else policy.at or action.acted_at
+    kept = msgspec.structs.replace(kept, action=action.action, action_id=action.action_id, at=at)
+    same = (policy.action, policy.content_sha256) == (action.action, action.content_sha256)
+    if same and action.decision == "undetermined" and policy.decision == "violates":  # that reverses nothing
+        return msgspec.structs.replace(kept, decision=policy.decision, rule=policy.rule, grounds=policy.grounds)
     return msgspec.structs.replace(
         kept,
-        action=action.action,
-        action_id=action.action_id,
-        at=action.acted_at if action.action != policy.action else policy.at or action.acted_at,
         decision=action.decision,
         rule=action.rule,
-        grounds=Grounds(action.policy_version, action.rule_ids, action.reporter, action.releases is not None),
+        grounds=Grounds(
+            action.policy_version, action.rule_ids, action.reporter, action.releases is not None, action.severity
+        ),
     )

@@ -1,9 +1,10 @@
 """Statements of reasons: why an author's item is restricted, and that such a statement holds no longer.
 
 A restriction is what is in effect on an item, if that is to label, limit or remove it (Article 17(1) of the Digital
-Services Act). It rests on a moderator's decision or on one policy: of several that ask for the same, the first. When
-the restriction or what it rests on changes, the statement about it is withdrawn, and another one is issued if the item
-is still restricted. What stands names the statement that holds, so the next owner of a partition knows it.
+Services Act). It rests on a moderator's decision or on rules of one policy: of several policies that ask for the same,
+the first. When the restriction or what it rests on changes, the statement about it is withdrawn, and another one is
+issued if the item is still restricted. What stands names the statement that holds, so the next owner of a partition
+knows it.
 
 The words are those of the policy's notes and of `statement_texts`. Nothing here reads a verdict's reason, a rationale,
 or what a moderator wrote.
@@ -62,10 +63,13 @@ class Restriction(NamedTuple):
 
     @property
     def rests_on(self) -> tuple[Enforced, str]:
-        """Equal for restrictions of one item that one statement explains."""
+        """Equal for restrictions of one item that one statement explains: it names the rules that are violated."""
         if self.decision is not None:
             return self.action, f"decision {self.decision.action_id}"
-        return self.action, f"policy {self.policy.policy_id}" if self.policy else ""
+        if self.policy is None:
+            return self.action, ""
+        cited = sorted(self.policy.grounds.rule_ids) if self.policy.grounds else []
+        return self.action, " ".join(["policy", self.policy.policy_id, str(_undetermined(self)), *cited])
 
     @property
     def reporter(self) -> Reporter | None:
@@ -118,6 +122,13 @@ class Statements:
             if said is not None and said.policy_version is not None
         }
         await learn(self._policies, self._settings, wanted)
+
+    def graded(self, action: Action) -> Action:
+        """A moderator's decision with the severity of the rules that it cites, unless the record says one."""
+        words = self._policies[action.cited_policy, ""] if action.human and action.cited_policy else None
+        if words is None or action.severity is not None or action.withdraws is not None or action.action == "allow":
+            return action
+        return msgspec.structs.replace(action, severity=words.severity(action.rule_ids))
 
     def follow(self, before: Standing, after: Standing, actions: Sequence[Action], verdict: Verdict | None) -> Stated:
         """What follows for an item from the actions of one input, which changed what stands on it."""

@@ -3,7 +3,7 @@
 A strike is about one text of an item under one policy, and its id says so. It is given while the item is restricted for
 a violation of that text: labelled, limited or removed, by a verdict or by a moderator. It is taken back when the item
 is no longer restricted for it: a moderator allows it, a superseding verdict finds none, a decision is undone. An edit
-takes none back, because the text was published.
+takes none back, because the text was published. An item whose author is corrected counts against one author alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from safeguard_streams.contract import topics
 from safeguard_streams.contract.records import (
     Action,
     Enforced,
-    ModeratorDecision,
     Standing,
     Strike,
     TextFacts,
@@ -31,6 +30,7 @@ from safeguard_streams.contract.records import (
     verdict_id,
 )
 from safeguard_streams.enforcement.author_rules import AuthorRules
+from safeguard_streams.enforcement.standing import covers
 from safeguard_streams.enforcement.statements import facts_of, with_facts
 
 RESTRICTS: tuple[Enforced, ...] = ("label", "limit", "remove")
@@ -72,7 +72,9 @@ def followed(
     moment = now()
     stood, stands = _given(before, moment), _given(after, moment)
     strikes = [
-        _taken_back(strike, moment) for name, strike in stood.items() if name not in stands and _is_about(after, strike)
+        _taken_back(strike, moment)
+        for name, strike in stood.items()
+        if (stands[name].author_id != strike.author_id if name in stands else _is_about(after, strike))
     ]
     strikes += [strike for name, strike in stands.items() if strike != stood.get(name)]
     said = {one.strike_id for one in strikes} | stands.keys()
@@ -143,7 +145,7 @@ def _given(standing: Standing, moment: datetime) -> dict[str, Strike]:
     """
     strikes, decided = {}, standing.decision
     for policy in standing.policies:
-        covered = decided is not None and _covers(decided, policy.content_sha256)
+        covered = decided is not None and covers(decided, policy.content_sha256)
         in_effect = decided.action if decided is not None and covered else policy.action
         if policy.violation is not None and in_effect in RESTRICTS:
             one = _strike(standing.content_id, policy.content_sha256, policy.policy_id, policy.violation)
@@ -169,7 +171,7 @@ def _of_another_text(
     strike back whether or not one was given.
     """
     author_id, text = verdict.author_id or after.author_id, verdict.content_sha256
-    if not author_id or (after.decision is not None and _covers(after.decision, text)):
+    if not author_id or (after.decision is not None and covers(after.decision, text)):
         return []
     if verdict.decision == "safe" and verdict.supersedes is not None:
         return [Strike(_id_of(verdict), author_id, "taken-back", moment, verdict.content_id, text, verdict.policy_id)]
@@ -211,13 +213,6 @@ def _taken_back(strike: Strike, moment: datetime) -> Strike:
         strike.content_sha256,
         strike.policy_id,
     )
-
-
-def _covers(decided: ModeratorDecision, text: str | None) -> bool:
-    """Whether a moderator's decision is about a text, or says that nothing is wrong about it."""
-    if decided.any_text or decided.content_sha256 is None:
-        return True
-    return text == decided.content_sha256 or (text is not None and text in decided.earlier_texts)
 
 
 def _is_about(standing: Standing, strike: Strike) -> bool:

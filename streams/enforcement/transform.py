@@ -104,7 +104,7 @@ class Enforcer:
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
                 actions = self._not_followed(one, before, record.offset, why)
             else:
-                actions = self._followed_with_appeals(one, state, record)
+                actions = self._graded(self._followed_with_appeals(one, state, record))
             outputs += self._referred(one, actions, state, evidence)
             if one.action is None or one.action.sequence is None:  # what is sent again was followed before
                 outputs += self._strikes(before, state, actions, verdict)
@@ -168,6 +168,10 @@ class Enforcer:
         if standing != before:
             state.put(standing)
         return [*actions, *ended]
+
+    def _graded(self, actions: Sequence[Action]) -> Sequence[Action]:
+        """The actions, those of moderators with the severity of what these cite, for the strikes that follow."""
+        return actions if self._statements is None else [self._statements.graded(action) for action in actions]
 
     def _followed(self, one: EnforcementInput, state: EnforcementState, record: Record) -> Sequence[Action]:
         """The actions that follow an input. The state includes them on return."""

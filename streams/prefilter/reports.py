@@ -154,14 +154,17 @@ class Reports:
 
 
 def _policies_for(read: ReceivedReport, policies: PolicySet) -> list[Released]:
-    """The policies that a report names, or its event, or else all that cover the event. Raises RecordError."""
-    event, in_force = read.received.event, policies.released
-    for field, named in (("policies", read.report.policies), ("event.policies", event.policies)):
-        if unknown := set(named) - set(in_force):
-            known = f"{len(unknown)} of them" if len(unknown) > 1 else "one"
-            raise RecordError(field, f"names policies of which {known} is not in force; see safeguard policy list")
-        if named:
-            return [in_force[name] for name in dict.fromkeys(named)]
+    """The policies that a report names, or those of its event that are in force, or else all that cover the event.
+
+    A policy that an event names may have been retired since it was published. Raises RecordError.
+    """
+    event, in_force, named = read.received.event, policies.released, read.report.policies
+    if unknown := set(named) - set(in_force):
+        known = f"{len(unknown)} of them" if len(unknown) > 1 else "one"
+        raise RecordError("policies", f"names policies of which {known} is not in force; see safeguard policy list")
+    wanted = named or [name for name in event.policies if name in in_force]
+    if wanted:
+        return [in_force[name] for name in dict.fromkeys(wanted)]
     covering = [one for _, one in sorted(in_force.items()) if one.policy.applies(event.surface, event.language)]
     if not covering:
         raise RecordError("event.surface", "is covered by no policy in force, nor is its language; name policies")

@@ -472,6 +472,33 @@ async def test_the_retention_of_actions_is_changed_once_it_is_set(place):
     assert await created(actions_retention_days=0) == ["-1", verdicts]
 
 
+async def test_no_size_ends_what_is_kept_for_good(place):
+    """A cluster may bound the bytes of all topics. Referrals under a legal hold, and releases, outlive that."""
+    kept = [topics.REFERRALS, topics.POLICIES_HISTORY]
+
+    async def limits():
+        asked = [kafka_bus.admin.ConfigResource("topic", place.prefix + name) for name in [*kept, topics.EVENTS]]
+        answers = [one for response in await client.describe_configs(asked) for one in response.resources]
+        return [{entry[0]: (entry[1], entry[3]) for entry in one[4]}["retention.bytes"] for one in answers]
+
+    async with admin(place) as client:
+        fresh = await limits()
+        small = {place.prefix + name: "1000000" for name in kept}
+        for name, size in small.items():
+            request = kafka_bus.admin._AlterConfigs(name, {"retention.bytes": size})
+            await client._send_to_controller(request)
+        await until(lambda: changed(limits, "1000000"), 30)
+        await kafka_bus.create_topics(place)
+        again = await limits()
+    assert [value for value, _ in fresh] == [value for value, _ in again] == ["-1", "-1", "-1"]
+    topic, default = fresh[0][1], fresh[2][1]
+    assert topic != default, "set for the topic, whatever the cluster's default is"
+
+
+async def changed(limits, size):
+    return [value for value, _ in await limits()][:2] == [size, size]
+
+
 async def test_topics_that_take_too_small_records_are_changed_and_nothing_else_of_them(place, monkeypatch, caplog):
     name = place.prefix + topics.EVENTS
     async with admin(place) as client:

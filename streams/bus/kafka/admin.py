@@ -30,7 +30,7 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SIZE, _CLEANUP, _RETENTION = "max.message.bytes", "cleanup.policy", "retention.ms"
+_SIZE, _CLEANUP, _RETENTION, _KEPT = "max.message.bytes", "cleanup.policy", "retention.ms", "retention.bytes"
 PATIENCE = 30.0  # seconds in which another broker takes over
 _RETRY_SECONDS = 0.5
 _LISTED_SECONDS, _LOOK_SECONDS = 10.0, 0.1
@@ -41,8 +41,9 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     """Create the missing topics of the catalogue. Returns, by name with the prefix, whether it was created now.
 
     Topics that exist and take only smaller records than the catalogue says are changed to its size, and
-    moderation.actions to the retention that the settings name, if they name one. If this user may not do that, or a
-    topic has another cleanup policy, a warning in the log says what to change.
+    moderation.actions to the retention that the settings name, if they name one. Topics that are kept for good are
+    changed to be of any size. If this user may not do that, or a topic has another cleanup policy, a warning in the log
+    says what to change.
 
     Raises ForbiddenError or BusError. Once a broker has answered, it retries temporary errors for PATIENCE seconds.
     """
@@ -139,6 +140,9 @@ async def _bring_up_to_date(
             await _change(admin, topic, _SIZE, size)
         if kept is not None and kept != wanted.get(_RETENTION) and topic.name in retention_set:
             await _change(admin, topic, _RETENTION, kept)
+        most = present.get(_KEPT)
+        if most is not None and _KEPT in wanted and most != wanted[_KEPT]:
+            await _change(admin, topic, _KEPT, most)
 
 
 async def _change(admin: AIOKafkaAdminClient, topic: NewTopic, config: str, present: str) -> None:
@@ -153,7 +157,7 @@ async def _change(admin: AIOKafkaAdminClient, topic: NewTopic, config: str, pres
 
 async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Size, cleanup policy and retention of topics; those that this user may not see are left out."""
-    wanted = dict.fromkeys((_SIZE, _CLEANUP, _RETENTION))
+    wanted = dict.fromkeys((_SIZE, _CLEANUP, _RETENTION, _KEPT))
     asked = [ConfigResource(ConfigResourceType.TOPIC, name, wanted) for name in names]
     found: dict[str, dict[str, str]] = {}
     try:

@@ -10,7 +10,7 @@ from safeguard_streams.bus.interface import Record
 from safeguard_streams.console.folding import appeals
 from safeguard_streams.console.folding.context import Context, key_of
 from safeguard_streams.console.rows import Rows, Stands
-from safeguard_streams.console.statements import Row
+from safeguard_streams.console.statements import Row, share_of_severity
 from safeguard_streams.contract.records import Standing, decode
 from safeguard_streams.enforcement.reviews import Waiting, waiting_on
 from safeguard_streams.enforcement.rules import severity
@@ -39,7 +39,8 @@ def _row(waiting: Waiting) -> Row:
         "action": waiting.action,
         "effective": waiting.in_effect,
         "rule": waiting.rule,
-        "priority": float(severity(waiting.action)),
+        "severity": waiting.severity,
+        "priority": severity(waiting.action) + share_of_severity(waiting.severity),
         "since": waiting.since,
         "edited": waiting.edited,
         "content_sha256": waiting.content_sha256,

@@ -35,7 +35,7 @@ from safeguard_streams.exporting.transparency.history import (
     Measure,
     history,
 )
-from safeguard_streams.exporting.transparency.notices import OUTCOMES, Notice, NoticeOutcome, outcome_of
+from safeguard_streams.exporting.transparency.notices import OUTCOMES, Notice, NoticeOutcome, in_time, outcome_of
 from safeguard_streams.exporting.transparency.source import Source
 from safeguard_streams.quality.proportions import Proportion, proportion
 
@@ -58,6 +58,8 @@ class _Counted(msgspec.Struct):
 
     def take(self, past: History, reports: Sequence[Notice], verdicts: Verdicts) -> None:
         """Add what happened to an item."""
+        judgements = verdicts.judgements.get(reports[0].content_id, ()) if reports else ()
+        reports = in_time(reports, judgements)
         for one in past.measures:
             if one.at.year == self.year:
                 self.measures.append((one, any(notice.at <= one.at for notice in reports)))
@@ -65,7 +67,6 @@ class _Counted(msgspec.Struct):
         self.ends += past.ends
         for notice in reports:
             if notice.at.year == self.year:
-                judgements = verdicts.judgements.get(notice.content_id, ())
                 self.notices.append((notice, outcome_of(notice, past, judgements)))
 
 

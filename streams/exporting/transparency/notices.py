@@ -39,6 +39,17 @@ class NoticeOutcome(msgspec.Struct, frozen=True):
     automated: bool | None = None
 
 
+def in_time(notices: Sequence[Notice], judgements: Sequence[Judgement]) -> Sequence[Notice]:
+    """The notices of an item, the first of them no later than the verdicts that notices led to.
+
+    The platform's clock may be ahead of those of the pipeline by more than a verdict takes.
+    """
+    if not notices or not judgements:
+        return notices
+    first, judged = min(notices, key=lambda one: one.at), min(one.at for one in judgements)
+    return [msgspec.structs.replace(one, at=min(one.at, judged)) if one is first else one for one in notices]
+
+
 def outcome_of(notice: Notice, history: History, judgements: Sequence[Judgement]) -> NoticeOutcome:
     """What the first decision after a notice was: a restriction, a person's word, or the model's safe verdicts.
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from safeguard_streams.authors import clock, recount
+from safeguard_streams.authors import clock, people, recount
 from safeguard_streams.authors.ledger import Place, follow
 from safeguard_streams.authors.state import AuthorsState, check_partitions
 from safeguard_streams.authors.statements import AccountStatements
@@ -210,6 +210,20 @@ def test_a_decision_stands_whatever_strikes_come_and_is_followed_once():
     run(end, decided, end)
     assert run.done()[2:] == [("none", "suspend")], "the decision that is written again is known"
     assert run["ann"].decision is None
+
+
+def test_the_end_of_a_decision_that_another_one_replaced_ends_no_other():
+    run = Partition()
+    first, second = (
+        Strike(name, "ann", "decided", START, action=what) for name, what in (("d1", "warn"), ("d2", "suspend"))
+    )
+    end = Strike(people.undo_id("ann", "d1"), "ann", "undecided", START, by="ben")
+    run(first, second, end)
+    assert (run["ann"].decision.decision_id, run["ann"].action) == ("d2", "suspend")
+    run(Strike(people.undo_id("ann", "d2"), "ann", "undecided", START, by="ben"), end)
+    assert (run["ann"].decision, run["ann"].action) == (None, "none")
+    run(Strike("d3", "ann", "decided", START, action="limit"), Strike("by hand", "ann", "undecided", START))
+    assert run["ann"].decision is None, "a record that names no decision ends the one that stands"
 
 
 def test_a_forgiven_strike_stays_forgiven_though_its_verdict_is_confirmed():

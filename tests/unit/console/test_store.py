@@ -223,6 +223,20 @@ def test_a_reported_item_is_more_urgent_than_others_with_the_same_at_stake(store
     assert rows(store, schema.reports, "report_id", "reason")[-2:] == [("r9", "calls me a wombat"), ("r8", None)]
 
 
+@pytest.mark.parametrize("first", [topics.STANDING, topics.REPORTS])
+def test_the_severer_violation_is_more_urgent_among_those_of_the_same_action_and_reports(store, first):
+    graded = {"c1": None, "c2": "low", "c3": "medium", "c4": "high", "c5": "critical", "c6": "low", "c7": "high"}
+    logs = {
+        topics.STANDING: [projected.standing(name, [projected.in_review(grade=one)]) for name, one in graded.items()],
+        topics.REPORTS: [projected.report(number, f"c{number}") for number in (6, 7)],
+    }
+    for topic in sorted(logs, key=lambda topic: topic != first):
+        apply(store, topic, *logs[topic])
+    found = dict(rows(store, schema.review_items, "content_id", "priority"))
+    assert sorted(found, key=found.get, reverse=True) == ["c7", "c6", "c5", "c4", "c3", "c2", "c1"]
+    assert max(found.values()) < min(found.values()) + 1, "what is at stake counts first"
+
+
 def test_a_report_that_is_none_is_skipped(store):
     apply(store, topics.REPORTS, b"{}", projected.verdict(1), None, projected.report(1))
     assert [one for (one,) in rows(store, schema.reports, "report_id")] == ["r1"]

@@ -504,7 +504,10 @@ async def test_a_year_of_names_on_one_item_is_bounded():
     assert not appeals.may_decide(agent.standing, f"{number:04d} " + "N" * 5000)
 
 
-@pytest.mark.parametrize("by", ["an\x00n", "ann\u202e", "ann\ufffd", "an\nn"])
+@pytest.mark.parametrize(
+    "by",
+    ["an\x00n", "ann\u202e", "ann\ufffd", "an\nn", "ann\ufe0f", "a\u034fnn", "ann\u3164", "\u2800ann", "ann\U000e0100"],
+)
 async def test_characters_that_records_cannot_have_make_no_other_person(by):
     agent = Agent()
     await agent(REMOVED, decided(by), appeal(action_id="d1"))

@@ -148,6 +148,33 @@ async def test_a_cap_delays_no_referral_and_a_persons_decision_prevents_one():
     assert decided.referrals == []
 
 
+async def test_an_edit_prevents_no_referral_of_what_was_published():
+    run = Referring()
+    edited = msgspec.structs.replace(judged(1, origin="0@9", rule_ids=("HH1",)), content_sha256="edited")
+    await run(edited, judged(2))
+    states = [decode(one.value, Action) for one in run.outputs if one.topic == topics.ACTIONS]
+    assert [(one.action, one.state) for one in states] == [("label", "applied"), ("remove", "overridden")]
+    assert [(one.verdict_id, one.text, one.action) for one in run.referrals] == [("v2", TEXT, "label")]
+    await run(judged(3))
+    assert len(run.referrals) == 1
+
+
+@pytest.mark.parametrize(("about", "referred"), [("edited", 1), (content_sha256(TEXT), 0), (None, 0)])
+async def test_a_decision_prevents_the_referral_of_the_text_that_it_is_about(about, referred):
+    """Nothing was published but the two texts; the person saw the newer one, or decided about the earlier one."""
+    run = Referring()
+    edited = msgspec.structs.replace(judged(1, origin="0@9", rule_ids=("HH1",)), content_sha256="edited")
+    decision = Action("d1", "c1", "allow", WHEN, "ann", content_sha256=about, any_text=about is None)
+    await run(edited, decision, judged(2))
+    assert len(run.referrals) == referred
+
+
+async def test_a_referral_says_what_was_done_by_then():
+    run = Referring(EnforcementRules(RULES.rule, Cap(1)))
+    await run(verdict(9, content="c0", rule_ids=("HH1",)), judged())
+    assert [one.action for one in run.referrals] == ["allow"], "the removal is held above the cap"
+
+
 async def test_an_erased_item_is_referred_without_what_is_erased():
     run = Referring(erased=lambda *_: True)
     run.evidence = None

@@ -156,9 +156,6 @@ async def test_records_of_earlier_agents_come_first_because_their_time_is_unknow
     assert [one.content_id for one in found] == ["c2", "c1", "c4"]
 
 
-# ---------------------------------------------------------------- rejected messages
-
-
 def action(name, content="c1", action="remove", **more):
     return Action(name, content, action, WHEN, sequence=1, policy_id="hate", verdict_id=name, **more)
 
@@ -231,3 +228,16 @@ async def test_other_letters_and_broken_ones_are_left_out(logs):
     letters.append(msgspec.structs.replace(letter(b"", 3), left_out=("value",)))
     assert await states() == {}
     assert "the receiver rejected no message" in (await asyncio.to_thread(invoke, "deliveries")).stdout
+
+
+def test_what_waits_says_how_severe_the_violation_is():
+    run = Enforced(EnforcementRules())
+    run(verdict(1, policy="spam", rule_ids=("S1",), severity="low"))
+    run(verdict(2, policy="hate", rule_ids=("H1",), severity="critical"))
+    run(verdict(3, "c2", "spam", "undetermined"))
+    items = [run.state[name] for name in ("c1", "c2")]
+    found = {(one.content_id, one.policy_id): one.severity for each in items for one in reviews.waiting_on(each)}
+    assert found == {("c1", "spam"): "low", ("c1", "hate"): "critical", ("c2", "spam"): None}
+    run(person(action="review"))
+    (sent,) = [one for one in reviews.waiting_on(run.state["c1"]) if one.policy_id == "*"]
+    assert (sent.cause, sent.severity) == ("moderator", "critical")

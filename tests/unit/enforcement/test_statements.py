@@ -24,12 +24,14 @@ from safeguard_streams.contract.records import (
     Reporter,
     Standing,
     StatementOfReasons,
+    Strike,
     Verdict,
     decode,
     encode,
     now,
 )
 from safeguard_streams.enforcement import dsa, dsa_export, policy_words
+from safeguard_streams.enforcement.author_rules import AuthorRules, StrikeRule
 from safeguard_streams.enforcement.delivery import Delivery
 from safeguard_streams.enforcement.policy_words import KnownPolicies
 from safeguard_streams.enforcement.rules import Cap, EnforcementRule, EnforcementRules, Webhook, load
@@ -198,8 +200,36 @@ def test_a_verdict_that_comes_again_after_a_restart_and_one_that_changes_nothing
     stating = Stating()
     stating(verdict())
     stating.restart()
-    assert stating(verdict(), verdict(1), verdict(2, rules=("HH3",))) == []
+    assert stating(verdict(), verdict(1), verdict(2, text="edited")) == []
     assert len(stating.holding) == 1
+
+
+def test_a_verdict_that_cites_other_rules_replaces_the_statement_although_the_action_stays():
+    stating = Stating()
+    (first,) = stating(verdict(rules=("HH1", "HH2")))
+    assert stating(verdict(1, rules=("HH2", "HH1"))) == [], "the same rules in another order"
+    gone, second = stating(verdict(2, rules=("HH3",), text="edited"))
+    assert (gone.statement_id, gone.state) == (first.statement_id, "withdrawn")
+    assert (second.rule_ids, second.action, second.content_sha256) == (("HH3",), "remove", "edited")
+    told = stating.actions[-1]
+    assert (told.statement.statement_id, told.ends_statement) == (second.statement_id, first.statement_id)
+    assert not told.changes
+    assert told.told
+    stating.restart()
+    assert stating(verdict(3, rules=("HH3",))) == []
+
+
+def test_a_precaution_that_a_verdict_confirms_is_stated_as_a_violation():
+    stating = Stating(
+        only=(EnforcementRule("all", "limit"), EnforcementRule("unsure", "limit", decision="undetermined"))
+    )
+    (careful,) = stating(verdict(decision="undetermined", rules=()))
+    gone, sure = stating(verdict(1))
+    assert gone.statement_id == careful.statement_id
+    assert "precaution" not in sure.text
+    assert stating(verdict(2, decision="undetermined", rules=())) == [], "it reverses nothing"
+    (by_hand,) = [one for one in stating(person("remove", content_sha256="sha")) if one.state == "issued"]
+    assert by_hand.rule_ids == ("HH1",), "what the violation cites is still known"
 
 
 def test_of_two_policies_the_first_to_restrict_is_stated_until_it_lifts():
@@ -421,12 +451,15 @@ def test_a_law_makes_the_content_illegal():
 
 
 @pytest.mark.parametrize(
-    ("text", "day"), [("0001-01-01T00:00:00+14:00", "0001-01-01"), ("9999-12-31T23:59:59-14:00", "9999-12-31")]
+    ("text", "day"),
+    [("0001-01-01T00:00:00+14:00", "0001-01-01"), ("9999-12-31T23:59:59-14:00", None), ("2026-01-01", "2026-01-01")],
 )
-def test_an_item_of_either_end_of_the_calendar_is_submitted(text, day):
+def test_no_content_is_dated_after_the_decision_about_it(text, day):
+    """Producers' clocks may be ahead, or wrong."""
     (said,) = Stating()(verdict())
     submission = dsa.submission(said, created_at=datetime.fromisoformat(text), ended_at=None)
-    assert submission["content_date"] == day
+    assert submission["content_date"] == (day or submission["application_date"])
+    assert (dsa.problem(submission) is None) == (day != "0001-01-01")
 
 
 def test_where_it_holds_and_the_terms_come_from_the_rules():
@@ -588,11 +621,11 @@ def test_the_schema_refuses_what_the_interface_refuses():
     assert "a b" not in dsa.problem({**fine, "puid": "a b"})
 
 
-def test_a_content_date_after_the_last_day_that_the_interface_takes_spoils_no_batch():
+def test_a_date_that_the_interface_does_not_take_spoils_no_batch():
     (said,) = Stating()(verdict())
-    for day, taken in (("2038-01-01", True), ("2038-01-02", False), ("2000-01-01", True), ("1999-12-31", False)):
-        found = dsa.submission(said, created_at=datetime.fromisoformat(day), ended_at=None)
-        assert (dsa.problem(found) is None) == taken, day
+    taken = dsa.submission(said, created_at=WHEN, ended_at=None)
+    for day, fine in (("2038-01-01", True), ("2038-01-02", False), ("2000-01-01", True), ("1999-12-31", False)):
+        assert (dsa.problem({**taken, "content_date": day}) is None) == fine, day
 
 
 @pytest.mark.parametrize("tag", ["xx", "sh-Latn", "gsw", "und", None])
@@ -645,3 +678,32 @@ def test_what_a_verdict_tells_of_an_allowed_text_is_known_after_a_restart_too():
             stating(allowed)
         found += stating(person(content_sha256="sha"))
     assert [(one.language, one.content_created_at) for one in found] == [("de", WHEN)] * 2
+
+
+@pytest.mark.parametrize(
+    ("cited", "severity"),
+    [
+        ({"cited_policy": "hate-harassment", "rule_ids": ("HH3", "HH1")}, "critical"),
+        ({"cited_policy": "hate-harassment", "rule_ids": ()}, "low"),
+        ({"cited_policy": "hate-harassment", "rule_ids": ("HH3",), "severity": "high"}, "high"),
+        ({"cited_policy": "hate-harassment", "rule_ids": ("HH3",), "action": "allow"}, None),
+        ({"cited_policy": "never released"}, None),
+        ({}, None),
+    ],
+)
+def test_what_a_moderator_cites_has_the_severity_of_its_rules_and_weighs_as_much(cited, severity):
+    graded = {"HH1": "low", "HH3": "critical"}
+    policy = msgspec.structs.replace(LIBRARY["hate-harassment"], severity=graded)
+    words = known(policy)
+    words._missing.add(policy_words.PolicyVersion("never released", ""))
+    authors = AuthorRules(strike=(StrikeRule("grave", 3, min_severity="high"), StrikeRule("any", 1)))
+    enforcer = Stating(policies=words, authors=authors)
+    decided = person(cited.pop("action", "remove"), author_id="ann", content_sha256="sha", **cited)
+    outputs = asyncio.run(enforcer.enforcer.process([enforcer.record(decided)]))
+    (action,) = [decode(one.value, Action) for one in outputs if one.topic == topics.ACTIONS]
+    strikes = [decode(one.value, Strike) for one in outputs if one.topic == topics.STRIKES]
+    assert action.severity == severity
+    heavy = severity in ("high", "critical")
+    assert [(one.severity, one.weight) for one in strikes] == (
+        [] if action.action == "allow" else [(severity, 3 if heavy else 1)]
+    )

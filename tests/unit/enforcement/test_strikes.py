@@ -215,6 +215,20 @@ def test_an_edit_takes_no_strike_back_and_a_superseding_verdict_on_the_earlier_t
     assert run.given == {("c1", "hate"): 1}, "the promotion is reverted"
 
 
+def test_an_item_whose_author_is_corrected_counts_against_the_author_that_it_has():
+    run = Striking()
+    run(judged(1, THREAT, 1, author_id="ann"))
+    run(judged(2, THREAT, 2, author_id="bea"))
+    assert [(one.author_id, one.state) for one in run.entries] == [
+        ("ann", "given"),
+        ("ann", "taken-back"),
+        ("bea", "given"),
+    ]
+    run.take_over()
+    run(judged(3, THREAT, 2, rule=None, author_id="bea", supersedes="v2"))
+    assert [(one.author_id, one.state) for one in run.entries[3:]] == [("bea", "taken-back")]
+
+
 def test_a_message_that_is_sent_again_gives_no_strike_again():
     run = Striking()
     (removed,) = run(violation(1))

@@ -4,12 +4,13 @@ import csv
 import json
 import re
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 
 import msgspec
 import pytest
 
+from safeguard_streams.contract.records import ContentEvent, ContentReport, PrefilterResult, Verdict
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.exporting import manifest as manifests
 from safeguard_streams.exporting.transparency import counting, page
@@ -264,6 +265,28 @@ def test_what_is_not_exported_is_null_and_said_never_zero(tmp_path):
     assert "The export holds no reports." in shown
     only = {**dict.fromkeys(counting.SOURCES), "verdicts": plain["records"]["verdicts"]}
     assert plain["records"] == only
+
+
+def test_a_notice_is_no_later_than_the_verdict_that_it_led_to_whatever_its_clock_said(tmp_path):
+    made = exported.Year(items=0)
+    ahead = WHEN + timedelta(hours=1)
+    made.report("c1", ahead)
+    made.records["verdicts"] = [verdict_on("c1", "violates"), verdict_on("c2", "safe")]
+    done = made.action("c1", "remove", WHEN + timedelta(seconds=2), policy_id="hate", decision="violates")
+    event = ContentEvent("c2", "text", WHEN)
+    later = [ContentReport(f"c2-{n}", event, "user", ahead + timedelta(days=n), "") for n in (0, 1)]
+    for kind, records in {**made.records, "actions": [done], "reports": [*made.records["reports"][:1], *later]}.items():
+        exported.write(tmp_path, kind, records)
+    figures = counting.count(Source(tmp_path), YEAR)
+    kinds = [figures.orders, *figures.notices.values()]
+    assert sum(one.outcomes["restricted"] for one in kinds) == 1
+    assert (figures.after_notices.total, figures.own_initiative.total) == (1, 0)
+    assert figures.notices["user"].outcomes["not_restricted"] >= 2, "a later notice of what was judged stays later"
+
+
+def verdict_on(content_id, decision):
+    kind = ("hate", "v1", decision, "reasoner", "live", "gpt-oss", WHEN)
+    return Verdict(f"{content_id}-hate", content_id, "0" * 64, *kind, prefilter=PrefilterResult("report"))
 
 
 def test_without_reports_nothing_is_taken_for_own_initiative(tmp_path):

@@ -54,6 +54,7 @@ def test_a_healthy_cluster_passes():
         (with_setting(topics.STANDING, cleanup_policy="delete"), "failed", "cleanup.policy=delete", "kafka-configs.sh"),
         (with_setting(topics.EVENTS, max_message_bytes="1000"), "failed", "max.message.bytes=1000", "topics create"),
         (with_setting(topics.EVENTS, retention_ms="1000"), "warning", "retention.ms=1000", "[2592000000]"),
+        (with_setting(topics.REFERRALS, retention_bytes="1000"), "warning", "retention.bytes=1000", "[-1]"),
         (with_setting(topics.EVENTS, max_message_bytes=str(2**30)), "ok", "as the contract says", ""),
         (with_setting(topics.RATIONALES, cleanup_policy="delete,compact"), "ok", "as the contract says", ""),
         (with_change(topics.EVENTS, config=None), "skipped", "may not read their settings", ""),
