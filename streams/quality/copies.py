@@ -84,4 +84,4 @@ def resamples(groups: Indices, number: int, seed: int) -> Iterator[Floats]:
 
 def together(weights: Floats, groups: Indices) -> Floats:
     """The weight of each group."""
-    return np.bincount(in_order(groups), weights)
+    return np.bincount(in_order(groups), weights).astype(np.float64)

@@ -177,7 +177,15 @@ def _require_enough(policy: Policy, violates: Flags, groups: Indices) -> None:
 
 
 def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
-    """The policy's files with this distilled.json and its threshold in the gate."""
+    """The policy's files with this distilled.json and its threshold in the gate.
+
+    Raises ConfigurationError for a threshold of 1, which no text reaches: terms and patterns find enough alone.
+    """
+    if threshold >= 1:
+        raise ConfigurationError(
+            f"{policy.id}: the terms reach the recall without a threshold, and a classifier would escalate nothing more; "
+            "raise --target-recall, or keep the gate"
+        )
     digest = hashlib.sha256(content).hexdigest()[:12]
     replaced = dict.fromkeys(("general", "threshold_with_encoder", "calibration", "everything"))
     gate = {"distilled": digest, "threshold": threshold, **replaced}
@@ -185,7 +193,10 @@ def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyF
 
 
 def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path) -> list[Path]:
-    """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
+    """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths.
+
+    Raises ConfigurationError where the gate's terms reach the recall alone.
+    """
     content = proposal.file(target_recall)
     document, _ = with_classifier(policy, content, proposal.threshold(target_recall))
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}

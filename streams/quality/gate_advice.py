@@ -150,7 +150,7 @@ def advise(evidence: Evidence, scorers: Scorers, cost: GpuCost | None, target_re
         return Advised(_comparing(base), scored=_curves(base, here))
     found = candidates(state, present, rows, scorers, target_recall)
     retuned = [gate.on(unseen) for gate in found.retuned]
-    base = msgspec.structs.replace(base, notes=found.notes)
+    base = msgspec.structs.replace(base, notes=[*_mixed(evidence), *found.notes])
     return _with_choice(base, here, retuned[0] if retuned else None, [gate.on(unseen) for gate in found.gates])
 
 
@@ -258,13 +258,25 @@ def _is(number: int) -> str:
 
 
 def _notes(evidence: Evidence) -> list[str]:
-    """What a policy with too few labels can have without any."""
-    state = evidence.state
+    """What a policy with too few labels can have without any, and that its prefilters differ."""
+    state, notes = evidence.state, _mixed(evidence)
     if state.golden is not None:
-        return ["its golden gate runs in shadow, and is compared with the others once there are labels"]
-    if rung_of(state.policy) in ("terms", "label"):
-        return [f"a golden gate needs no labels: see safeguard policy gate {state.policy.id}"]
-    return []
+        notes.append("its golden gate runs in shadow, and is compared with the others once there are labels")
+    elif rung_of(state.policy) in ("terms", "label"):
+        notes.append(f"a golden gate needs no labels: see safeguard policy gate {state.policy.id}")
+    return notes
+
+
+def _mixed(evidence: Evidence) -> list[str]:
+    """That verdicts under one version are of gates that score differently, if so."""
+    others = evidence.live.other_gates
+    if not others:
+        return []
+    left_out = f"{counted(others, 'verdict')} whose scores do not compare with the last one's"
+    return [
+        f"its prefilters differ, or differed: live recall and cost leave out {left_out}. Give all of them the same model, "
+        "and the extra encoder or not"
+    ]
 
 
 def _collecting(advice: Advice, short: Shortfall) -> Advice:
