@@ -152,14 +152,14 @@ def _request(target_recall: float, since: str | None, gpu_tokens: float | None, 
 def _advice(request: _Request, policies: list[str]) -> _Answer:
     """Read the evidence and advise. Raises ConfigurationError for a policy that is not in force."""
     with extra("all-cpu"):
-        from safeguard_streams.prefilter.classifier import Classifier
+        from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import gate_advice, gate_evidence
         from safeguard_streams.quality.gate_candidates import Scorers, encoder_at_hand
         from safeguard_streams.quality.gate_cost import cost_of
     current = request.current
     with shown_reading():
         read = asyncio.run(gate_evidence.read(current, policies, request.since))
-    scorers = Scorers(Classifier(), encoder_at_hand())
+    scorers = Scorers(Classifier(current.prefilter_model or SHIPPED), encoder_at_hand())
     advised = {}
     with console(stderr=True).status("comparing gates") as status:
         for name, evidence in read.policies.items():

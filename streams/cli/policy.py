@@ -88,7 +88,7 @@ def check(
 
     Prints every problem with its file and line, and the version of each policy without errors.
     """
-    results = policy_gate.with_coverage(check_all(ids or [], library))
+    results = policy_gate.with_coverage(check_all(ids or [], library), settings.load().prefilter_model)
     if as_json:
         print(msgspec.json.encode([result.report() for result in results]).decode())
     else:
@@ -156,7 +156,7 @@ def release(
     before = asyncio.run(read())
     wanted = operator.plan_releases(before, policies, shadow=shadow, only_new=all_new)
     # Outside an event loop, which would hold Ctrl-C back until all gates are learned.
-    gates = _golden_gates(checked, wanted, before, learn=golden and shadow is None)
+    gates = _golden_gates(checked, wanted, before, current.prefilter_model, learn=golden and shadow is None)
     how = _How(shadow=shadow, only_new=all_new, golden=gates)
     released: list[PolicyRelease] = []
     if dry_run:
@@ -185,6 +185,7 @@ def _golden_gates(
     checked: Sequence[Checked],
     wanted: Sequence[operator.PlannedRelease],
     before: operator.ReleaseHistory,
+    model: Path | None,
     *,
     learn: bool,
 ) -> Mapping[str, str | None]:
@@ -193,7 +194,7 @@ def _golden_gates(
     if not learn:
         return dict.fromkeys(ids)
     named = [one for one in checked if one.policy and one.policy.id in ids]
-    return policy_gate.golden_for_release(named, before.in_force) if named else {}
+    return policy_gate.golden_for_release(named, before.in_force, model) if named else {}
 
 
 def _names_or_all_new(library: Path) -> ConfigurationError:

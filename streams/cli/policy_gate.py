@@ -68,7 +68,7 @@ def gate(
         start = moment(since, "--since") if since else None
         _live(loaded[0], settings.load(bootstrap=bootstrap), target_recall, start, write=write, as_json=as_json)
         return
-    fitted = _fitted(loaded, target_recall)
+    fitted = _fitted(loaded, target_recall, settings.load(bootstrap=bootstrap).prefilter_model)
     if as_json:
         print(msgspec.json.encode([_row(one) for one in fitted]).decode())
     elif len(fitted) == 1:
@@ -77,10 +77,10 @@ def gate(
         gate_tables.show_several(fitted)
 
 
-def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted]:
+def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float, model: Path | None) -> list[Fitted]:
     sets = list(_golden_sets(loaded))
     with extra("all-cpu"):
-        from safeguard_streams.prefilter.classifier import Classifier
+        from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality.golden_corpus import corpus
         from safeguard_streams.quality.golden_gate import learn, shared_vectors
     corpora = []
@@ -92,7 +92,7 @@ def _fitted(loaded: Sequence[LoadedPolicy], target_recall: float) -> list[Fitted
                 raise
             say(error, error=True)
     with console(stderr=True).status("learning golden gates"):
-        vectors, classifier = shared_vectors(), Classifier()
+        vectors, classifier = shared_vectors(), Classifier(model or SHIPPED)
         return [learn(policy, texts, classifier, vectors, target_recall) for policy, texts in corpora]
 
 
@@ -153,16 +153,19 @@ def _live(
     gate_tables.show_live(comparison, files)
 
 
-def golden_for_release(checked: Sequence[Checked], standing: Mapping[str, PolicyRelease]) -> dict[str, str | None]:
+def golden_for_release(
+    checked: Sequence[Checked], standing: Mapping[str, PolicyRelease], model: Path | None = None
+) -> dict[str, str | None]:
     """The golden gates to release, as JSON by policy id. Says which policies get none, and why.
 
+    model: the prefilters' fastText model, if not that of the package.
     Where the extras are not installed, none is learned, and policies keep what they have.
     """
     try:
         with extra("all-cpu"), console(stderr=True).status("learning golden gates"):
             from safeguard_streams.quality.golden_release import golden_releases
 
-            gates, notices = golden_releases(checked, standing)
+            gates, notices = golden_releases(checked, standing, model)
     except ConfigurationError as error:
         say(f"no golden gate was learned: {error}", error=True)
         return {}
@@ -171,12 +174,15 @@ def golden_for_release(checked: Sequence[Checked], standing: Mapping[str, Policy
     return gates
 
 
-def with_coverage(checked: Sequence[Checked]) -> list[Checked]:
-    """The results of checks, with warnings of gates that would miss golden texts, where the prefilter is installed."""
+def with_coverage(checked: Sequence[Checked], model: Path | None = None) -> list[Checked]:
+    """The results of checks, with warnings of gates that would miss golden texts, where the prefilter is installed.
+
+    model: the prefilters' fastText model, if not that of the package.
+    """
     try:
-        from safeguard_streams.prefilter.classifier import Classifier
+        from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import golden_coverage
     except ImportError:
         say("gates were not tried on golden sets, which needs the extra prefilter", error=True)
         return list(checked)
-    return golden_coverage.with_coverage(checked, Classifier)
+    return golden_coverage.with_coverage(checked, lambda: Classifier(model or SHIPPED))

@@ -250,14 +250,14 @@ def distill(
         from safeguard_streams.cli import prefilter_tables
         from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.prefilter.encoder.encoder import Encoder
-        from safeguard_streams.quality import distillation, evaluation, verdict_labels
+        from safeguard_streams.quality import distillation, evaluation, gate_evidence, verdict_labels
     vectors = Encoder() if encoder else None
     if labels:
         judged = verdict_labels.from_file(labels)
     else:
         current = settings.load(bootstrap=bootstrap)
         with shown_reading():
-            judged = asyncio.run(verdict_labels.from_kafka(current, document.id, texts=True, since=start))
+            judged = asyncio.run(gate_evidence.labels_to_learn_from(current, document, start))
     with console(stderr=True).status(f"distilling from {counted(len(judged.rows), 'judged text')}"):
         proposal = distillation.propose(document, Classifier(model or SHIPPED), judged.rows, seed, vectors)
     threshold = proposal.threshold(target_recall)
@@ -270,6 +270,7 @@ def distill(
             {
                 "policy": document.id,
                 "rows": len(judged.rows),
+                "left_out": judged.left_out,
                 "before": proposal.before,
                 "after": proposal.after,
                 **({"with_encoder": proposal.after_vectors} if proposal.after_vectors else {}),
@@ -281,6 +282,8 @@ def distill(
             }
         )
         return
+    if judged.left_out:
+        say(f"left out: {judged.left_out}")
     prefilter_tables.show_proposal(proposal, target_recall, threshold, files)
     if document.distilled is not None:
         say("the gate in force was distilled, too, and may have learned from these verdicts, which flatters it;")

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import distilled
@@ -28,6 +27,7 @@ from safeguard_streams.prefilter.encoder.encoder import Encoder, Vectors
 from safeguard_streams.prefilter.encoder.passages import PassageVectors
 from safeguard_streams.prefilter.encoder.tokens import undisguised
 from safeguard_streams.prefilter.normalise import read, tokens
+from safeguard_streams.quality.copies import Indices, copies, folds, originals
 from safeguard_streams.quality.evaluation import Figures, Flags, ScoredSet, figures
 from safeguard_streams.quality.gate_choice import Choice, aimed_recall, compare
 from safeguard_streams.quality.scoring import gate_answers, gate_scores
@@ -91,7 +91,9 @@ class Proposal(msgspec.Struct, frozen=True, dict=True):
 
     def aimed_recall(self, target_recall: float) -> float:
         """The recall on these rows that makes up for their number: a standard error above the target, at most 1."""
-        return aimed_recall(target_recall, self.scored_after.violates, self.scored_after.weights)
+        return aimed_recall(
+            target_recall, self.scored_after.violates, self.scored_after.weights, self.scored_after.groups
+        )
 
     def threshold(self, target_recall: float) -> float:
         """The distilled classifier's threshold for this recall, 0 to 1, with a margin for the number of rows."""
@@ -135,12 +137,8 @@ def propose(
     Raises ConfigurationError when there are too few rows to learn from.
     """
     violates = np.array([row.violates for row in rows], dtype=bool)
-    if len(rows) < MIN_ROWS or min(violates.sum(), (~violates).sum()) < MIN_ROWS_PER_SIDE:
-        raise ConfigurationError(
-            f"{policy.id}: {len(rows)} judged texts, {int(violates.sum())} of them violating: too few to learn from; "
-            f"at least {MIN_ROWS} are needed, {MIN_ROWS_PER_SIDE} of each side. Raise the policy's sample rate and wait"
-        )
     texts = [row.text or "" for row in rows]
+    _require_enough(policy, violates, copies(texts))
     weights = np.array([row.weight for row in rows])
     before = gate_answers(policy, classifier, texts, encoder)
     features = Features(policy, classifier, texts, encoder)
@@ -158,7 +156,7 @@ def propose(
     )
 
     def scored(name: str, scores: Floats) -> ScoredSet:
-        return ScoredSet(name, np.where(before.matched, 1.0, scores), violates, weights)
+        return ScoredSet(name, np.where(before.matched, 1.0, scores), violates, weights, features.copies)
 
     scored_before = scored("gate in force", before.scores)
     scored_after = scored("distilled classifier", learned.unseen)
@@ -166,8 +164,28 @@ def propose(
     return Proposal(distilled_file, scored_before, scored_after, before.matched, scored_vectors, seed)
 
 
+def _require_enough(policy: Policy, violates: Flags, groups: Indices) -> None:
+    """Raise ConfigurationError where the texts are too few to learn from. All copies of a text count as one."""
+    different = violates[originals(groups)]
+    if len(different) < MIN_ROWS or min(different.sum(), (~different).sum()) < MIN_ROWS_PER_SIDE:
+        but_for = "" if len(different) == len(violates) else f", {len(different)} of them different"
+        raise ConfigurationError(
+            f"{policy.id}: {len(violates)} judged texts{but_for}, {int(different.sum())} of these violating: too few "
+            f"to learn from; at least {MIN_ROWS} different ones are needed, {MIN_ROWS_PER_SIDE} of each side. Raise "
+            "the policy's sample rate and wait"
+        )
+
+
 def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyFiles:
-    """The policy's files with this distilled.json and its threshold in the gate."""
+    """The policy's files with this distilled.json and its threshold in the gate.
+
+    Raises ConfigurationError for a threshold of 1, which no text reaches: terms and patterns find enough alone.
+    """
+    if threshold >= 1:
+        raise ConfigurationError(
+            f"{policy.id}: the terms reach the recall without a threshold, and a classifier would escalate nothing more; "
+            "raise --target-recall, or keep the gate"
+        )
     digest = hashlib.sha256(content).hexdigest()[:12]
     replaced = dict.fromkeys(("general", "threshold_with_encoder", "calibration", "everything"))
     gate = {"distilled": digest, "threshold": threshold, **replaced}
@@ -175,7 +193,10 @@ def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyF
 
 
 def write(policy: Policy, proposal: Proposal, target_recall: float, folder: Path) -> list[Path]:
-    """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths."""
+    """Write policy.md and distilled.json with the proposed classifier and its threshold. Returns their paths.
+
+    Raises ConfigurationError where the gate's terms reach the recall alone.
+    """
     content = proposal.file(target_recall)
     document, _ = with_classifier(policy, content, proposal.threshold(target_recall))
     files = {folder / "distilled.json": content, folder / "policy.md": document.encode()}
@@ -190,7 +211,7 @@ class Features:
 
     groups counts letter groups, over the square root of their number [texts, buckets]. odds is the log odds of the
     gate's harms and of any harm [texts, 2], whatever gate is in force. passages: the encoder's vectors of all passages;
-    without an encoder there are none.
+    without an encoder there are none. copies [texts]: the group of each text's copies.
     """
 
     def __init__(
@@ -203,6 +224,7 @@ class Features:
             rows += [row] * len(groups)
             columns += groups.tolist()
             values += (counts / np.sqrt(max(1, len(in_text)))).tolist()
+        self.copies = copies(texts)
         self.groups = sparse.csr_matrix((values, (rows, columns)), shape=(len(texts), distilled.BUCKETS))
         gate = msgspec.structs.replace(policy.gate, general=0.0)
         gate_harms = msgspec.structs.replace(policy, distilled=None, gate=gate)
@@ -262,9 +284,9 @@ class Learned(NamedTuple):
 
 
 def learn(features: Features, violates: Flags, weights: Floats, seed: int, *, vectors: bool = False) -> Learned:
-    """Learn from all rows, and score each by cross-validation."""
+    """Learn from all rows, and score each by cross-validation: by a model that saw neither the row nor a copy of it."""
     scores = np.zeros(len(violates))
-    for seen, unseen in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(violates, violates):
+    for seen, unseen in folds(violates, features.copies, FOLDS, seed):
         scores[unseen] = fit(features, seen, violates, weights, seed, vectors=vectors).scores(features, unseen)
     return Learned(fit(features, np.arange(len(violates)), violates, weights, seed, vectors=vectors), scores)
 
@@ -320,9 +342,12 @@ def fit(
     *,
     vectors: bool = False,
 ) -> LinearModel:
-    """Logistic regression. Cross-validation chooses its strength, the weight of rare groups, and the vectors' scale."""
-    y, w = violates[rows], weights[rows]
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, y))
+    """Logistic regression. Cross-validation chooses its strength, the weight of rare groups, and the vectors' scale.
+
+    Weights count relative to their mean: regularisation depends on the number of rows, not on what they stand for.
+    """
+    y, w = violates[rows], weights[rows] / weights[rows].mean()
+    parts = list(folds(y, features.copies[rows], FOLDS, seed))
     centred = _Centred.of(features.vectors[rows] if vectors else np.zeros((len(rows), 0), dtype=np.float32))
     occurring = np.flatnonzero(features.groups[rows].getnnz(axis=0))  # the weight of any other group would be 0
     groups = features.groups[rows][:, occurring]
@@ -337,7 +362,7 @@ def fit(
 
     def loss(candidate: _Candidate) -> float:
         x, predicted = design(candidate), np.zeros(len(rows))
-        for train, test in folds:
+        for train, test in parts:
             predicted[test] = regression(candidate, x, train).predict_proba(x[test])[:, 1]
         return float(log_loss(y, predicted, sample_weight=w))
 

@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from safeguard_streams.policies import labelled
 from safeguard_streams.policies.labelled import Labelled
 from safeguard_streams.prefilter.classifier import Floats
+from safeguard_streams.quality.copies import Indices, resamples
 from safeguard_streams.quality.scoring import Score
 from safeguard_streams.quality.weighted import Estimate
 
@@ -42,12 +43,21 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 class ScoredSet(msgspec.Struct, frozen=True):
-    """A named set of texts: their scores, which of them violate, and how many texts each stands for [texts]."""
+    """A named set of texts: their scores, which of them violate, and how many texts each stands for [texts].
+
+    copies [texts]: the group of each text's copies, which intervals take together; None where no text is a copy.
+    """
 
     name: str
     scores: Floats
     violates: Flags
     weights: Floats
+    copies: Indices | None = None
+
+    @property
+    def groups(self) -> Indices:
+        """The group of each text [texts]: its copies, or the text alone."""
+        return np.arange(len(self.scores)) if self.copies is None else self.copies
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -96,8 +106,7 @@ def _average_precision(scores: Floats, violates: Flags, weights: Floats) -> floa
 def figures(one: ScoredSet, seed: int = 0) -> Figures:
     """All figures of a set, with percentile bootstrap intervals over its texts."""
     scores, violates, weights = one.scores, one.violates, one.weights
-    draw = np.random.default_rng(seed)
-    picks = [draw.integers(0, len(scores), len(scores)) for _ in range(RESAMPLES)]
+    picks = [np.repeat(np.arange(len(scores)), times.astype(int)) for times in resamples(one.groups, RESAMPLES, seed)]
 
     def estimate(measure: Callable[[Floats, Flags, Floats], float]) -> Estimate:
         values = [

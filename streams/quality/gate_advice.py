@@ -18,6 +18,7 @@ from safeguard_streams.prefilter.classifier import Floats
 from safeguard_streams.prefilter.encoder.files import NAME
 from safeguard_streams.prefilter.fingerprint import fingerprint
 from safeguard_streams.quality import gate_recall
+from safeguard_streams.quality.copies import Indices, originals, together
 from safeguard_streams.quality.distillation import MIN_ROWS, MIN_ROWS_PER_SIDE
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_candidates import LabelledTexts, Scorers, candidates, present_gate
@@ -37,7 +38,8 @@ class LabelCount(msgspec.Struct, frozen=True):
     """Verdicts that can be labels: by side, and those whose texts are still there.
 
     usable: of those with texts, the ones that the gate in force cannot have been made of, and violating of them.
-    counting_as: as how many labels of equal weight the violating ones of these count. a_day: verdicts a day.
+    counting_as: as how many labels of equal weight and different texts the violating ones of these count.
+    a_day: verdicts a day.
     """
 
     violating: int
@@ -148,7 +150,7 @@ def advise(evidence: Evidence, scorers: Scorers, cost: GpuCost | None, target_re
         return Advised(_comparing(base), scored=_curves(base, here))
     found = candidates(state, present, rows, scorers, target_recall)
     retuned = [gate.on(unseen) for gate in found.retuned]
-    base = msgspec.structs.replace(base, notes=found.notes)
+    base = msgspec.structs.replace(base, notes=[*_mixed(evidence), *found.notes])
     return _with_choice(base, here, retuned[0] if retuned else None, [gate.on(unseen) for gate in found.gates])
 
 
@@ -178,7 +180,7 @@ def _count(evidence: Evidence, labels: LabelledTexts, unseen: Flags) -> LabelCou
         with_text=len(evidence.learned),
         usable=int(unseen.sum()),
         usable_violating=int(chosen.sum()),
-        counting_as=round(counting_as(labels.weights[chosen]), 1),
+        counting_as=round(counting_as(together(labels.weights[chosen], labels.groups[chosen])), 1),
         a_day=usage.judged / usage.span * DAY if usage.span else None,
     )
 
@@ -199,11 +201,14 @@ def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags, target_
             f"all of {counted(len(evidence.learned), 'label')} are of content that the gate escalates, which tells "
             f"nothing of the rest: {_RATES}",
         )
-    if rows < MIN_ROWS:
+    different = len(originals(labels.groups[unseen]))
+    if different < MIN_ROWS:
+        of = _but_copies(rows, different)
         after = ", judged after its classifier was released" if evidence.state.unseen_from else ""
-        return Shortfall(MIN_ROWS - rows, f"{counted(rows, 'label')}{after}: {_needed()}")
+        more = math.ceil((MIN_ROWS - different) * (rows / different if rows else 1))  # of which as many are copies
+        return Shortfall(more, f"{counted(rows, 'label')}{of}{after}: {_needed()}")
     for side, chosen in (("violating", labels.violates & unseen), ("safe", ~labels.violates & unseen)):
-        if short := _side_short(side, labels.weights[chosen], rows):
+        if short := _side_short(side, labels.weights[chosen], labels.groups[chosen], rows):
             return short
     return _unresolved(target_recall, labels.violates[unseen], labels.weights[unseen])
 
@@ -224,20 +229,26 @@ def _needed() -> str:
     return f"{MIN_ROWS} are needed, {MIN_ROWS_PER_SIDE} of each side"
 
 
-def _side_short(side: str, weights: Floats, rows: int) -> Shortfall | None:
-    """What one side is short of. Unequal weights count as fewer labels."""
-    number, worth = len(weights), counting_as(weights)
+def _but_copies(labels: int, different: int) -> str:
+    """How many different texts labels have, in words, if some are copies."""
+    return "" if different == labels else f" of {counted(different, 'different text')}"
+
+
+def _side_short(side: str, of_labels: Floats, groups: Indices, rows: int) -> Shortfall | None:
+    """What one side is short of. Unequal weights and copies count as fewer labels."""
+    weights = together(of_labels, groups)
+    labels, different, worth = len(groups), len(weights), counting_as(weights)
     if worth >= MIN_ROWS_PER_SIDE:
         return None
-    if not number:
+    if not labels:
         return Shortfall(None, f"none of {counted(rows, 'label')} is {side}: {_needed()}")
     more = math.ceil(rows * (MIN_ROWS_PER_SIDE / worth - 1))
-    if number < MIN_ROWS_PER_SIDE:
-        return Shortfall(more, f"{number} of {counted(rows, 'label')} {_is(number)} {side}: {_needed()}")
-    heaviest = weights.max()
+    of = _but_copies(labels, different)
+    if different < MIN_ROWS_PER_SIDE:
+        return Shortfall(more, f"{labels} of {counted(rows, 'label')} {_is(labels)} {side}{of}: {_needed()}")
     return Shortfall(
         more,
-        f"its {number:,} {side} labels count as {worth:.0f}, because a drawn one stands for up to {heaviest:,.0f} "
+        f"its {labels:,} {side} labels{of} count as {worth:.0f}, because one stands for up to {weights.max():,.0f} "
         f"items: {_needed()}; {_RATES}",
     )
 
@@ -247,13 +258,25 @@ def _is(number: int) -> str:
 
 
 def _notes(evidence: Evidence) -> list[str]:
-    """What a policy with too few labels can have without any."""
-    state = evidence.state
+    """What a policy with too few labels can have without any, and that its prefilters differ."""
+    state, notes = evidence.state, _mixed(evidence)
     if state.golden is not None:
-        return ["its golden gate runs in shadow, and is compared with the others once there are labels"]
-    if rung_of(state.policy) in ("terms", "label"):
-        return [f"a golden gate needs no labels: see safeguard policy gate {state.policy.id}"]
-    return []
+        notes.append("its golden gate runs in shadow, and is compared with the others once there are labels")
+    elif rung_of(state.policy) in ("terms", "label"):
+        notes.append(f"a golden gate needs no labels: see safeguard policy gate {state.policy.id}")
+    return notes
+
+
+def _mixed(evidence: Evidence) -> list[str]:
+    """That verdicts under one version are of gates that score differently, if so."""
+    others = evidence.live.other_gates
+    if not others:
+        return []
+    left_out = f"{counted(others, 'verdict')} whose scores do not compare with the last one's"
+    return [
+        f"its prefilters differ, or differed: live recall and cost leave out {left_out}. Give all of them the same model, "
+        "and the extra encoder or not"
+    ]
 
 
 def _collecting(advice: Advice, short: Shortfall) -> Advice:

@@ -14,6 +14,7 @@ from safeguard_streams.policies.document import Policy
 from safeguard_streams.policies.files import PolicyFiles, with_changes
 from safeguard_streams.prefilter.classifier import Classifier, Floats
 from safeguard_streams.prefilter.encoder.encoder import Encoder
+from safeguard_streams.quality.copies import Indices, copies
 from safeguard_streams.quality.distillation import propose, with_classifier
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_choice import aimed_recall
@@ -40,28 +41,32 @@ def encoder_at_hand() -> Encoder | None:
 
 
 class LabelledTexts(NamedTuple):
-    """Texts, whether they violate, and how many each stands for [texts]."""
+    """Texts, whether they violate, how many each stands for, and the group of its copies [texts]."""
 
     texts: Sequence[str]
     violates: Flags
     weights: Floats
+    groups: Indices
 
     @classmethod
     def of(cls, rows: Sequence[LabeledItem]) -> LabelledTexts:
         """The texts of labels that have one."""
+        texts = [row.text or "" for row in rows]
         return cls(
-            [row.text or "" for row in rows],
+            texts,
             np.array([row.violates for row in rows], dtype=bool),
             np.array([row.weight for row in rows], dtype=float),
+            copies(texts),
         )
 
     def scored(self, rung: Rung, answers: GateAnswers) -> ScoredSet:
         """Scores of these texts; 1 where terms escalate a text whatever its score."""
-        return ScoredSet(WORDS[rung], np.where(answers.matched, 1.0, answers.scores), self.violates, self.weights)
+        scores = np.where(answers.matched, 1.0, answers.scores)
+        return ScoredSet(WORDS[rung], scores, self.violates, self.weights, self.groups)
 
     def threshold(self, scores: Floats, certain: Flags, target_recall: float) -> float:
         """The threshold for a recall, with a margin for the number of texts. Raises ConfigurationError."""
-        aimed = aimed_recall(target_recall, self.violates, self.weights)
+        aimed = aimed_recall(target_recall, self.violates, self.weights, self.groups)
         return reaching(scores, self.violates, aimed, self.weights, certain)
 
 

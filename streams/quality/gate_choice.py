@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from safeguard_streams.prefilter.classifier import Floats
+from safeguard_streams.quality.copies import Indices, together
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_curve import Ranked, resamples
 from safeguard_streams.quality.weighted import Estimate
@@ -60,7 +61,7 @@ def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0
         shares = [gate.escalated(times, [target_recall])[0] for gate in ranked]
         return float(shares[0] - shares[1])
 
-    low, high = np.percentile([difference(times) for times in resamples(one.violates, seed)], [2.5, 97.5]).tolist()
+    low, high = np.percentile([difference(times) for times in resamples(one, seed)], [2.5, 97.5]).tolist()
     value = difference(np.ones(len(one.scores)))
     estimate = Estimate(*(round(figure, 4) for figure in (value, low, high)))
     labels = len(one.scores)
@@ -93,14 +94,18 @@ def _two_digits(number: int) -> int:
     return int(float(f"{number:.1e}"))
 
 
-def standard_error(recall: float, violates: Flags, weights: Floats) -> float:
-    """The standard error of a recall that is measured on these rows. Unequal weights count as fewer rows."""
-    return math.sqrt(recall * (1 - recall) / counting_as(weights[violates]))
+def standard_error(recall: float, violates: Flags, weights: Floats, groups: Indices | None = None) -> float:
+    """The standard error of a recall that is measured on these rows. Unequal weights and copies count as fewer rows.
+
+    groups [rows]: those of copies, which tell no more than one of them.
+    """
+    each = weights[violates] if groups is None else together(weights[violates], groups[violates])
+    return math.sqrt(recall * (1 - recall) / counting_as(each))
 
 
-def aimed_recall(target: float, violates: Flags, weights: Floats) -> float:
+def aimed_recall(target: float, violates: Flags, weights: Floats, groups: Indices | None = None) -> float:
     """The recall on these rows to set a threshold for: a standard error above the target, at most 1."""
-    return min(1.0, target + standard_error(target, violates, weights))
+    return min(1.0, target + standard_error(target, violates, weights, groups))
 
 
 def counting_as(weights: Floats) -> float:

@@ -8,7 +8,8 @@ import msgspec
 import numpy as np
 
 from safeguard_streams.prefilter.classifier import Floats
-from safeguard_streams.quality.evaluation import Flags, ScoredSet
+from safeguard_streams.quality import copies
+from safeguard_streams.quality.evaluation import ScoredSet
 from safeguard_streams.quality.weighted import Estimate
 
 RECALLS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
@@ -40,12 +41,10 @@ class Ranked:
         return np.asarray(taken[self._last[ends]] / taken[-1])
 
 
-def resamples(violates: Flags, seed: int, number: int = RESAMPLES) -> Iterator[Floats]:
+def resamples(scored: ScoredSet, seed: int, number: int = RESAMPLES) -> Iterator[Floats]:
     """How often each row [rows] is in each bootstrap resample; those without a violating row are left out."""
-    draw, rows = np.random.default_rng(seed), len(violates)
-    for _ in range(number):
-        times = np.bincount(draw.integers(0, rows, rows), minlength=rows).astype(float)
-        if times[violates].any():
+    for times in copies.resamples(scored.groups, number, seed):
+        if times[scored.violates].any():
             yield times
 
 
@@ -53,7 +52,7 @@ def curve(scored: ScoredSet, recalls: Sequence[float] = RECALLS, seed: int = 0) 
     """The curve of a gate on rows that it did not see. Some of the rows must violate."""
     ranked = Ranked(scored)
     values = ranked.escalated(np.ones(len(scored.scores)), recalls)
-    drawn = [ranked.escalated(times, recalls) for times in resamples(scored.violates, seed)]
+    drawn = [ranked.escalated(times, recalls) for times in resamples(scored, seed)]
     low, high = np.percentile(drawn or [values], [2.5, 97.5], axis=0)
     return [
         CurvePoint(recall, Estimate(*(round(float(figure), 4) for figure in point)))

@@ -23,6 +23,7 @@ from safeguard_streams.policies.golden_gates import GoldenGate
 from safeguard_streams.policies.parsing import parse
 from safeguard_streams.policies.version import what_decides
 from safeguard_streams.prefilter.sampling import hashed
+from safeguard_streams.quality import verdict_labels
 from safeguard_streams.quality.verdict_labels import DRAWS, LabeledItem, Labels, decided, from_verdicts
 from safeguard_streams.releases import operator
 from safeguard_streams.releases.erasures import ErasureList
@@ -126,6 +127,23 @@ async def read(settings: Settings, policies: Sequence[str] = (), since: datetime
         for name, state in states.items()
     }
     return ReadEvidence(found, unread)
+
+
+async def labels_to_learn_from(settings: Settings, policy: Policy, since: datetime | None = None) -> Labels:
+    """Labels with texts under all versions by which the model judges as by this policy, whatever their gates.
+
+    Raises ConfigurationError where there are verdicts, and all are under versions that judge otherwise.
+    """
+    history = await operator.history(settings)
+    known = [*history.releases(policy.id), *(one for one in [history.in_force.get(policy.id)] if one)]
+    alike = {policy.version, *(one.version for one in known if _judges_alike(one, policy))}
+    labels = await verdict_labels.from_kafka(settings, policy.id, texts=True, since=since, versions=alike)
+    if labels.older and not labels.version:
+        raise ConfigurationError(
+            f"{policy.id}: all {labels.older:,} verdicts are under versions that judge by another text, other rules or "
+            "other settings than this file: take that of the version in force, or release this one and wait"
+        )
+    return labels
 
 
 def state_of(history: operator.ReleaseHistory, policy_id: str) -> PolicyState:

@@ -78,7 +78,7 @@ class Gate(msgspec.Struct, frozen=True):
     def on(self, rows: Flags) -> Gate:
         """The same gate on some of the rows."""
         s = self.scored
-        part = ScoredSet(s.name, s.scores[rows], s.violates[rows], s.weights[rows])
+        part = ScoredSet(s.name, s.scores[rows], s.violates[rows], s.weights[rows], s.groups[rows])
         return msgspec.structs.replace(self, scored=part, certain=self.certain[rows])
 
     def measured(self, seed: int = 0) -> MeasuredGate:

@@ -10,7 +10,7 @@ from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.errors import SafeguardError
 from safeguard_streams.policies import golden, golden_gates
 from safeguard_streams.policies.check import Checked
-from safeguard_streams.prefilter.classifier import Classifier
+from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.prefilter.encoder.encoder import Encoder
 from safeguard_streams.quality.golden_corpus import corpus
 from safeguard_streams.quality.golden_gate import learn, shared_vectors
@@ -23,13 +23,16 @@ class GoldenReleases(NamedTuple):
     notices: list[str]
 
 
-def golden_releases(checked: Sequence[Checked], standing: Mapping[str, PolicyRelease]) -> GoldenReleases:
+def golden_releases(
+    checked: Sequence[Checked], standing: Mapping[str, PolicyRelease], model: Path | None = None
+) -> GoldenReleases:
     """Learn a golden gate for each policy. One of the same version and the same texts is taken as it stands.
 
-    standing: the releases in force, by policy id. Raises ConfigurationError when the extra `encoder` is needed and not
+    standing: the releases in force, by policy id. model: the prefilters' fastText model, if not that of the package:
+    prefilters with another one ignore the gates. Raises ConfigurationError when the extra `encoder` is needed and not
     installed.
     """
-    classifier = Classifier()
+    classifier = Classifier(model or SHIPPED)
     result = GoldenReleases({}, [])
     for one in checked:
         policy = one.policy

@@ -191,15 +191,16 @@ async def from_kafka(
     *,
     texts: bool = False,
     since: datetime | None = None,
+    versions: Collection[str] = (),
 ) -> Labels:
     """Labels from moderation.verdicts. With texts, only those whose escalation still exists, with its text. Texts of
     erased items are left out.
 
-    since: when the oldest verdict to read was written; by default all.
+    since: when the oldest verdict to read was written; by default all. versions: as in `from_verdicts`.
     """
     read = kafka.read_decoded(settings, [topics.VERDICTS], Verdict, since=since)
     verdicts = [verdict async for _, verdict in read if verdict.policy_id == policy_id]
-    labels = from_verdicts(verdicts, policy_id, one_gate=not texts)
+    labels = from_verdicts(verdicts, policy_id, versions, one_gate=not texts)
     if not texts:
         return labels
     keys = {row.key for row in labels.rows}

@@ -98,6 +98,8 @@ ROWS = [json.loads(line) for line in Path("tests/data/labelled.jsonl").read_text
 @pytest.mark.parametrize("broker_address", ["kafka"], indirect=True)
 async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_kafka(broker, safeguard, tmp_path):
     safeguard("topics", "create")
+    safeguard("policy", "release", "hate-harassment", "--no-golden")
+    version = load_library()["hate-harassment"].version
     async with kafka_bus.producer(broker) as producer:
         for number, row in enumerate(ROWS[:900:2] + ROWS[900::2]):
             event = ContentEvent(f"c{number}", row["text"], now())
@@ -107,14 +109,14 @@ async def test_gates_are_calibrated_distilled_and_audited_from_the_verdicts_on_k
             if score < 0.2:
                 result = PrefilterResult("audit", "hate", score, 0.2, 0.1, "far")
             lane = "audit" if result.gate == "audit" else "live"
-            escalation = Escalation(event, "hate-harassment", "v1", 1, result, lane, now())
+            escalation = Escalation(event, "hate-harassment", version, 1, result, lane, now())
             decision = "violates" if row["violates"] else "safe"
             verdict = Verdict(
                 f"v{number}",
                 f"c{number}",
                 content_sha256(event.text),
                 "hate-harassment",
-                "v1",
+                version,
                 decision,
                 "reasoner",
                 lane,

@@ -20,6 +20,7 @@ from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.policies import check
 from safeguard_streams.policies.check import Checked, CheckReport
 from safeguard_streams.policies.files import LIBRARY, PolicyFiles
+from safeguard_streams.runtime import settings
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -55,18 +56,21 @@ def answer(question: Question) -> Answer:
     coverage = _coverage()
     if coverage is None:
         return Answer(checked.report(), ("The gate was not tried on the golden set: that needs the extra prefilter.",))
-    return Answer(coverage(checked).report())
+    try:
+        return Answer(coverage(checked).report())
+    except ConfigurationError as error:  # of the prefilter's model
+        return Answer(checked.report(), (f"The gate was not tried on the golden set: {error}",))
 
 
 @cache
 def _coverage() -> Callable[[Checked], Checked] | None:
     """Adds what the gate would miss of the golden set; None where the prefilter is not installed."""
     try:
-        from safeguard_streams.prefilter.classifier import Classifier
+        from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
         from safeguard_streams.quality import golden_coverage
     except ImportError:
         return None
-    load = cache(Classifier)
+    load = cache(lambda: Classifier(settings.load().prefilter_model or SHIPPED))
     return lambda checked: golden_coverage.with_coverage([checked], load)[0]
 
 
@@ -77,7 +81,7 @@ def _learned(question: Question, checked: Checked) -> Answer:
     try:
         from safeguard_streams.quality.golden_release import golden_releases
 
-        gates, notices = golden_releases([checked], standing)
+        gates, notices = golden_releases([checked], standing, settings.load().prefilter_model)
     except ImportError as error:
         return Answer(checked.report(), (f"no golden gate was learned: {error.name} is not installed here",))
     except ConfigurationError as error:

@@ -10,7 +10,7 @@ from safeguard_streams.cli.policy_gate import golden_for_release, with_coverage
 from safeguard_streams.errors import ConfigurationError, PolicyError
 from safeguard_streams.policies.check import check_library
 from safeguard_streams.policies.files import LIBRARY
-from safeguard_streams.quality import benign_bank, golden_gate
+from safeguard_streams.quality import benign_bank, gate_evidence, golden_gate
 
 from .invoking import invoke
 
@@ -102,3 +102,19 @@ def test_several_policies_fit_the_terminal_and_one_without_a_golden_set_stops_no
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["biomedical-misinformation"] * 2 + ["fraud-spam"] * 2
     assert max(map(len, lines)) <= 80
+
+
+def test_gates_are_tried_with_the_model_that_prefilters_have(monkeypatch, tmp_path, capsys):
+    """A golden gate of another model would be ignored, and advice by another model's scores would be wrong."""
+    monkeypatch.setenv("SAFEGUARD_PREFILTER_MODEL", str(tmp_path / "own.bin"))
+    monkeypatch.setattr(golden_gate, "shared_vectors", lambda: None)
+
+    async def read(*_):
+        return gate_evidence.ReadEvidence({}, {})
+
+    monkeypatch.setattr(gate_evidence, "read", read)
+    for words in (["policy", "check", "self-harm"], ["policy", "gate", "self-harm"], ["gates", "advise"]):
+        with pytest.raises(ConfigurationError, match=r"own.bin: no such fastText model"):
+            invoke(*words)
+    assert golden_for_release(check_library(), {}, tmp_path / "own.bin") == {}
+    assert "own.bin: no such fastText model" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from safeguard_streams.quality.verdict_labels import LabeledItem, Labels
 
 WHEN = datetime(2026, 1, 1, tzinfo=UTC)
 PLAIN = ("morning", "garden", "window", "bicycle", "kettle", "harbour", "pencil", "meadow")
+LETTERS = list("abcdefghijklmnopqrstuvwxyz")  # of words that make each text differ from all others
 HARMFUL = ("zorblat", "quixnam", "vresko", "plundig")
 DOCUMENT = load_library()["fraud-spam"].document
 
@@ -32,6 +33,7 @@ def rows(number=160, *, violating=0.4, rate=0.5, telling=1.0, drawn=0.5):
         words = list(draw.choice(PLAIN, 6))
         if violates and draw.random() < telling:
             words[2] = str(draw.choice(HARMFUL))
+        words += ["".join(np.random.default_rng([at, place]).choice(LETTERS, 7)) for place in range(4)]
         was_drawn = bool(draw.random() < drawn)
         result = PrefilterResult("sample" if was_drawn else "terms", rate=rate if was_drawn else None, stratum="far")
         weight = 1 / rate if was_drawn else 1.0

@@ -77,7 +77,8 @@ def test_each_set_and_language_has_its_row(tmp_path, heads, monkeypatch):
 
 def test_three_classifiers_see_ever_more_and_are_measured_on_the_same_texts():
     texts = [f"a note about a {'wasp' if n % 2 else 'bee'}" for n in range(260)]
-    hidden = ["a note about a thing"] * len(texts)
+    letters = list("abcdefghijklmnopqrstuvwxyz ")
+    hidden = ["".join(np.random.default_rng(n).choice(letters, 40)) for n in range(len(texts))]
     violates = np.array(["wasp" in text for text in texts])
     features = Features(load_library()["hate-harassment"], Classifier(), hidden)
     features.passages = PassageVectors.one_each(Wasps().encode(texts))

@@ -342,3 +342,14 @@ def test_without_labels_the_golden_gate_is_named(golden, scorers):
     ]
     state = msgspec.structs.replace(short.state, golden=golden)
     assert "runs in shadow" in advice(msgspec.structs.replace(short, state=state), scorers).advice.notes[0]
+
+
+def test_prefilters_that_differ_are_named(scorers):
+    """With and without the extra, say: only those of one kind are measured."""
+    for labels in (rows(), rows(60)):
+        given = evidence(TERMS, labels)
+        mixed = msgspec.structs.replace(given, live=msgspec.structs.replace(given.live, other_gates=70))
+        named = [note for note in advice(mixed, scorers).advice.notes if "prefilters differ, or differed" in note]
+        assert len(named) == 1
+        assert "leave out 70 verdicts whose scores do not compare with the last one's" in named[0]
+        assert not any("differ" in note for note in advice(given, scorers).advice.notes)

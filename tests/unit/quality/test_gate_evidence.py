@@ -259,3 +259,36 @@ def test_a_release_that_no_longer_parses_is_named_and_hides_no_other(topic, monk
     read = asyncio.run(gate_evidence.read(Settings()))
     assert set(read.policies) == {SPAM.id}
     assert "no longer parses" in read.unread["broken"]
+
+
+def judged_under(topic, monkeypatch, *policies):
+    """Three items judged under each of these policies, which were released in this order."""
+    for policy in policies:
+        for number in range(3):
+            name = f"{policy.version}-{number}"
+            event = ContentEvent(name, f"text of {name}", WHEN)
+            topic[topics.VERDICTS].append(verdict(name, version=policy.version))
+            topic[topics.ESCALATIONS].append(Escalation(event, SPAM.id, policy.version, 1, CAUGHT, "live", WHEN))
+
+    async def released(_settings):
+        return history(*(release(policy, number) for number, policy in enumerate(policies, 1)))
+
+    monkeypatch.setattr(gate_evidence.operator, "history", released)
+
+
+def test_labels_from_before_a_gate_changed_still_teach_and_those_of_another_text_do_not(topic, monkeypatch):
+    other_text = parse(SPAM.document.replace("effort: low", "effort: high", 1))
+    earlier, now = changed(threshold=0.5), changed(threshold=0.3)
+    judged_under(topic, monkeypatch, other_text, earlier, now)
+    for at_hand in (now, changed(threshold=0.4)):
+        labels = asyncio.run(gate_evidence.labels_to_learn_from(Settings(), at_hand))
+        assert {row.content_id.split("-")[0] for row in labels.rows} == {earlier.version, now.version}
+        assert labels.left_out == "3 under other versions"
+    with pytest.raises(ConfigurationError, match="all 9 verdicts are under versions that judge by another text"):
+        asyncio.run(gate_evidence.labels_to_learn_from(Settings(), parse(SPAM.document + "\nMore words.\n")))
+
+
+def test_without_a_verdict_there_is_nothing_to_learn_from_and_no_error(topic, monkeypatch):
+    judged_under(topic, monkeypatch, SPAM)
+    topic[topics.VERDICTS].clear()
+    assert not asyncio.run(gate_evidence.labels_to_learn_from(Settings(), SPAM)).rows

@@ -8,6 +8,7 @@ import pytest
 from safeguard_streams.contract.records import PolicyRelease
 from safeguard_streams.policies import check, golden_gates
 from safeguard_streams.policies.files import with_changes
+from safeguard_streams.prefilter.classifier import SHIPPED, Classifier
 from safeguard_streams.quality import benign_bank, golden_corpus, golden_release
 from safeguard_streams.quality.golden_gate import TextVectors
 
@@ -61,3 +62,11 @@ def test_what_was_learned_from_the_same_texts_under_this_version_is_taken_as_it_
 def test_a_broken_gate_of_the_release_in_force_is_learned_again(checked):
     one = checked()
     assert learned(one, standing(one, '{"name": 1}')) == learned(one)
+
+
+def test_a_gate_is_learned_for_the_model_of_the_prefilters(checked, tmp_path):
+    one, own = checked(), tmp_path / "own.bin"
+    own.write_bytes(SHIPPED.read_bytes() + bytes(8))  # reads as the same model, under another name
+    first = learned(one)
+    (value,) = golden_release.golden_releases([one], standing(one, first), own).gates.values()
+    assert golden_gates.read(value).classifier == Classifier(own).name != golden_gates.read(first).classifier

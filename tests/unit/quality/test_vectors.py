@@ -205,3 +205,11 @@ def test_the_command_names_the_extra_where_it_is_missing(monkeypatch):
     ran = CliRunner().invoke(prefilter.app, ["distill", "hate-harassment", "--encoder"])
     assert isinstance(ran.exception, ConfigurationError)
     assert "safeguard-streams[encoder]" in str(ran.exception)
+
+
+def test_a_gate_whose_terms_find_enough_alone_is_not_written(proposal, tmp_path):
+    """Its threshold would be 1, with which the policy fails its check."""
+    every = msgspec.structs.replace(proposal, matched=np.ones(len(proposal.matched), dtype=bool))
+    with pytest.raises(ConfigurationError, match="the terms reach the recall without a threshold"):
+        write(load_library()["hate-harassment"], every, 0.8, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
