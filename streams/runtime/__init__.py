@@ -1,7 +1,7 @@
 """What every process and command shares: settings, security, logs, signals, health pages, telemetry.
 
 Settings come from the environment, a file and a folder of secrets, and an error names the invalid setting and the
-reason. A process exits within nine seconds of SIGTERM. Content is never logged, and no metric holds it.
+reason. After SIGTERM, a process runs for nine seconds at most. Content is never logged, and no metric holds it.
 
 - `settings`: all settings, by the role that uses them.
 - `brokers`: addresses of brokers.
