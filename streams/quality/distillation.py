@@ -183,8 +183,8 @@ def with_classifier(policy: Policy, content: bytes, threshold: float) -> PolicyF
     """
     if threshold >= 1:
         raise ConfigurationError(
-            f"{policy.id}: the terms reach the recall without a threshold, and a classifier would escalate nothing more; "
-            "raise --target-recall, or keep the gate"
+            f"{policy.id}: the terms reach the recall without a threshold, and a classifier would escalate nothing "
+            "more; raise --target-recall, or keep the gate"
         )
     digest = hashlib.sha256(content).hexdigest()[:12]
     replaced = dict.fromkeys(("general", "threshold_with_encoder", "calibration", "everything"))

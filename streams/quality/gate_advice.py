@@ -273,10 +273,8 @@ def _mixed(evidence: Evidence) -> list[str]:
     if not others:
         return []
     left_out = f"{counted(others, 'verdict')} whose scores do not compare with the last one's"
-    return [
-        f"its prefilters differ, or differed: live recall and cost leave out {left_out}. Give all of them the same model, "
-        "and the extra encoder or not"
-    ]
+    differ = "its prefilters differ, or differed: live recall and cost leave out"
+    return [f"{differ} {left_out}. Give all of them the same model, and the extra encoder or not"]
 
 
 def _collecting(advice: Advice, short: Shortfall) -> Advice:
