@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedKFold
 
 from safeguard_streams.prefilter.sketch import sketches
@@ -23,7 +21,7 @@ Flags = NDArray[np.bool_]
 # Bits of the texts' sketches. Digits, links, mentions and case change none, a word of a longer text a few. Of pairs of
 # different texts, at most 2 in a million differ in no more. A wider distance joins long texts that are no copies.
 DISTANCE = 6
-_AT_ONCE = 256  # sketches that are compared with all others at a time
+_AT_ONCE = 256  # sketches that are compared with the others at a time
 
 
 def copies(texts: Sequence[str]) -> Indices:
@@ -40,15 +38,25 @@ def copies(texts: Sequence[str]) -> Indices:
 
 
 def _joined(bits: NDArray[np.uint64]) -> Indices:
-    """The number of the group of each sketch: neighbours of neighbours belong together."""
-    pairs = [
-        np.argwhere(np.bitwise_count(bits[at : at + _AT_ONCE, None] ^ bits) <= DISTANCE) + np.array([at, 0])
-        for at in range(0, len(bits), _AT_ONCE)
-    ]
-    near = np.concatenate([np.zeros((0, 2), dtype=np.intp), *pairs])
-    graph = sparse.coo_matrix((np.ones(len(near), dtype=bool), near.T), shape=(len(bits), len(bits)))
-    _, groups = connected_components(graph, directed=False)
-    return np.asarray(groups, dtype=np.intp)
+    """The group of each sketch, by its first one: neighbours of neighbours belong together.
+
+    A campaign may have very many neighbours, so no pairs are held: each sketch joins a group once.
+    """
+    groups = np.full(len(bits), -1)
+    for first in range(len(bits)):
+        if groups[first] >= 0:
+            continue
+        groups[first] = first
+        reached = np.array([first])
+        while len(reached):
+            rest = np.flatnonzero(groups < 0)
+            near = np.zeros(len(rest), dtype=bool)
+            for at in range(0, len(reached), _AT_ONCE):
+                differing = np.bitwise_count(bits[reached[at : at + _AT_ONCE], None] ^ bits[rest])
+                near |= (differing <= DISTANCE).any(axis=0)
+            reached = rest[near]
+            groups[reached] = first
+    return groups
 
 
 def in_order(groups: Indices) -> Indices:
