@@ -191,13 +191,13 @@ def _removed() -> _Removed:
     return _Removed(plane_0, rare)
 
 
-@cache
 def is_invisible(char: str) -> bool:
     """Whether readers see nothing of a character that is no blank: a control, a selector, a filler."""
     code = ord(char)
     return code in _IGNORABLE or code >= 0xE0000 or unicodedata.category(char)[0] == "C"
 
 
+@cache
 def removes_more(than: re.Pattern[str]) -> re.Pattern[str]:
     """What may be in a decomposed line whose plain form is more or less than the line without what `than` matches."""
     codes = [code for code in range(0x10000) if _is_removed(chr(code)) != bool(than.match(chr(code)))]

@@ -173,16 +173,13 @@ def kafka(kafka_address):
 @pytest.fixture
 def consumers(monkeypatch):
     """Sets options of every consumer of this process."""
-    start = kafka_bus.bus.StrictConsumer.__init__
-
-    def use(**more):
-        monkeypatch.setattr(
-            kafka_bus.bus.StrictConsumer,
-            "__init__",
-            lambda self, *names, **options: start(self, *names, **{**options, **more}),
-        )
-
-    return use
+    start, chosen = kafka_bus.bus.StrictConsumer.__init__, {}
+    monkeypatch.setattr(
+        kafka_bus.bus.StrictConsumer,
+        "__init__",
+        lambda self, *names, **options: start(self, *names, **{**options, **chosen}),
+    )
+    return chosen.update
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ review_items = Table(
     Column("action", String, nullable=False, comment="what a release would do (held), or review"),
     Column("effective", String, nullable=False, comment="the action in effect now"),
     _text("rule", "the enforcement rule that sent it here"),
-    _text("severity", "of the violation, where the policy grades it"),
+    _text("severity", "of the violation, where one stands or is held"),
     Column(
         "priority",
         Float,
@@ -670,7 +670,10 @@ golden_items = Table(
     _moment("since", "when it began to wait", nullable=False),
     _moment("text_expires_at", "when the projector removes the text from `items`", nullable=False),
     Column(
-        "waits", JSON, nullable=False, comment="cause, action, effective, rule and priority of its row in the queue"
+        "waits",
+        JSON,
+        nullable=False,
+        comment="cause, action, effective, rule, severity and priority of its row in the queue",
     ),
     _text("key", "of the form that judged it; null until then"),
     _text("who", "who judged it"),

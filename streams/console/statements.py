@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Key = tuple[Any, ...]
 
 _WEIGHTS = {"user": 1, "trusted_flagger": 10, "authority": 100}  # of reports, against each other
-_OF_REPORTS = 0.75  # the most that reports lift an item among those with the same action at stake
+_OF_REPORTS = 0.99  # the most that reports lift an item among those with the same action at stake; the rest is severity
 KEYS = {table: tuple(str(one.name) for one in table.primary_key) for table in schema.PROJECTED}
 OF_TEXT = (  # columns of an item that change with its text
     *("text", "language", "surface", "author_id", "context", "attributes", "created_at"),

@@ -1117,7 +1117,7 @@ class Referral(msgspec.Struct, frozen=True, omit_defaults=True):
     verdict_id: Annotated[str, Meta(description="the verdict that led to it")]
     rule: Annotated[str, Meta(description="name of the enforcement rule that refers")]
     action_id: Annotated[str, Meta(description="the action that was written with it")]
-    action: Annotated[Enforced, Meta(description="what was done about the item")]
+    action: Annotated[Enforced, Meta(description="what was in effect on the item once the verdict was followed")]
     referred_at: Annotated[datetime, Meta(description="when the agent wrote it")]
     content_sha256: Annotated[str, Meta(description="SHA-256 of the text in UTF-8, as hex")]
     rule_ids: Annotated[tuple[str, ...], Meta(description="the policy's rules that the verdict cites")] = ()

@@ -51,7 +51,10 @@ def referred(rules: EnforcementRules, verdict: Verdict, action: Action, standing
     """
     refers = action.rule is not None and rules.refers(action.rule) and action.policy_id == verdict.policy_id
     name = referral_id(verdict, action)
-    decided = standing.decision is not None and covers(standing.decision, verdict.content_sha256)
+    text = verdict.content_sha256
+    decided = (standing.decision is not None and covers(standing.decision, text)) or any(
+        one.content_sha256 == text for one in standing.replaced
+    )
     if not refers or decided or name in standing.referred:
         return None
     return msgspec.structs.replace(standing, referred=(*standing.referred, name)[-MAX_REFERRED:])

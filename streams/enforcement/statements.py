@@ -308,9 +308,9 @@ def facts_of(verdict: Verdict, known: TextFacts) -> TextFacts:
 
 def _carrier(actions: Sequence[Action], restriction: Restriction | None) -> Action:
     """The action that tells of a statement: the one that restricts the item, or else the last that changes anything."""
-    changing = [one for one in actions if one.changes] or actions
     rests_on = restriction and (restriction.decision or restriction.policy)
-    return next((one for one in changing if rests_on and one.action_id == rests_on.action_id), changing[-1])
+    own = next((one for one in actions if rests_on and one.action_id == rests_on.action_id), None)
+    return own or ([one for one in actions if one.changes] or actions)[-1]
 
 
 def _undetermined(restriction: Restriction) -> bool:

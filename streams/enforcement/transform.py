@@ -100,13 +100,15 @@ class Enforcer:
         for record, one in zip(records, inputs, strict=True):
             state, content_id = self.states[record.partition], _content_id(one)
             before, verdict = self._known(content_id, state), self._unseen(one, state)
+            was_sent_again = one.action is not None and one.action.sequence is not None  # and was followed before
             if why := appeal_inputs.objection(one, before):
                 outputs.append(dead_letter(record, RecordError("action", why), stage=ACTING, attempts=1))
                 actions = self._not_followed(one, before, record.offset, why)
             else:
-                actions = self._graded(self._followed_with_appeals(one, state, record))
+                actions = self._followed_with_appeals(one, state, record)
+                actions = actions if was_sent_again else self._graded(actions)
             outputs += self._referred(one, actions, state, evidence)
-            if one.action is None or one.action.sequence is None:  # what is sent again was followed before
+            if not was_sent_again:
                 outputs += self._strikes(before, state, actions, verdict)
             actions, stated = self._stated(one, state, actions, before)
             after = self._remembered(before, state)

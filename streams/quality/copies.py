@@ -21,7 +21,8 @@ Flags = NDArray[np.bool_]
 # Bits of the texts' sketches. Digits, links, mentions and case change none, a word of a longer text a few. Of pairs of
 # different texts, at most 2 in a million differ in no more. A wider distance joins long texts that are no copies.
 DISTANCE = 6
-_AT_ONCE = 256  # sketches that are compared with the others at a time
+MANY = 50_000  # sketches; among more, chance neighbours would join different texts, so only equal sketches do
+_AT_ONCE = 2**22  # pairs that are compared at a time
 
 
 def copies(texts: Sequence[str]) -> Indices:
@@ -31,9 +32,10 @@ def copies(texts: Sequence[str]) -> Indices:
     """
     bits = [sketch.bits for sketch in sketches(texts)]
     visible = np.array([one is not None for one in bits], dtype=bool)
-    different, of_text = np.unique(np.array([one or 0 for one in bits], dtype=np.uint64), return_inverse=True)
+    seen = np.array([one for one in bits if one is not None], dtype=np.uint64)
+    different, of_text = np.unique(seen, return_inverse=True)
     groups = np.full(len(texts), -1)
-    groups[visible] = _joined(different)[of_text[visible]]
+    groups[visible] = (_joined(different) if len(different) <= MANY else np.arange(len(different)))[of_text]
     return in_order(groups)
 
 
@@ -51,8 +53,9 @@ def _joined(bits: NDArray[np.uint64]) -> Indices:
         while len(reached):
             rest = np.flatnonzero(groups < 0)
             near = np.zeros(len(rest), dtype=bool)
-            for at in range(0, len(reached), _AT_ONCE):
-                differing = np.bitwise_count(bits[reached[at : at + _AT_ONCE], None] ^ bits[rest])
+            step = max(1, _AT_ONCE // max(1, len(rest)))
+            for at in range(0, len(reached), step):
+                differing = np.bitwise_count(bits[reached[at : at + step], None] ^ bits[rest])
                 near |= (differing <= DISTANCE).any(axis=0)
             reached = rest[near]
             groups[reached] = first

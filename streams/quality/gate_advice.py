@@ -210,7 +210,9 @@ def _shortfall(evidence: Evidence, labels: LabelledTexts, unseen: Flags, target_
     for side, chosen in (("violating", labels.violates & unseen), ("safe", ~labels.violates & unseen)):
         if short := _side_short(side, labels.weights[chosen], labels.groups[chosen], rows):
             return short
-    return _unresolved(target_recall, labels.violates[unseen], labels.weights[unseen])
+    groups = labels.groups[unseen]
+    violates = labels.violates[unseen][originals(groups)]
+    return _unresolved(target_recall, violates, together(labels.weights[unseen], groups))
 
 
 def _unresolved(target_recall: float, violates: Flags, weights: Floats) -> Shortfall | None:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from safeguard_streams.prefilter.classifier import Floats
-from safeguard_streams.quality.copies import Indices, together
+from safeguard_streams.quality.copies import Indices, originals, together
 from safeguard_streams.quality.evaluation import Flags, ScoredSet
 from safeguard_streams.quality.gate_curve import Ranked, resamples
 from safeguard_streams.quality.weighted import Estimate
@@ -67,7 +67,8 @@ def compare(one: ScoredSet, than: ScoredSet, target_recall: float, seed: int = 0
     labels = len(one.scores)
     more = more_labels(value, low, high, labels)
     if more is not None:
-        more = max(more, labels_to_resolve(target_recall, one.violates, one.weights))
+        weights, violates = together(one.weights, one.groups), one.violates[originals(one.groups)]
+        more = max(more, labels_to_resolve(target_recall, violates, weights))
     return Choice(one.name, than.name, target_recall, estimate, more)
 
 

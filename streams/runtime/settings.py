@@ -175,7 +175,9 @@ class Settings(BaseSettings):
     # The prefilter.
     prefilter_port: int = Field(6066, ge=1, le=65_535, description="port of the prefilter's web server")
     prefilter_model: Path | None = Field(
-        None, description="fastText model of the prefilter; default: the one in the package"
+        None,
+        description="fastText model of the prefilters, also for the console and for commands that try gates; default: "
+        "the one in the package",
     )
     audit_rate_near: float = Field(
         0.02, ge=0, le=1, description="share of passed content near a gate's threshold that is judged as an audit"

@@ -487,7 +487,7 @@ async def test_no_size_ends_what_is_kept_for_good(place):
         for name, size in small.items():
             request = kafka_bus.admin._AlterConfigs(name, {"retention.bytes": size})
             await client._send_to_controller(request)
-        await until(lambda: changed(limits, "1000000"), 30)
+        await until(lambda: changed(limits, "1000000"))
         await kafka_bus.create_topics(place)
         again = await limits()
     assert [value for value, _ in fresh] == [value for value, _ in again] == ["-1", "-1", "-1"]

@@ -25,6 +25,7 @@ from safeguard_streams.runtime.settings import Settings
 log = logging.getLogger(__name__)
 
 _ATTEMPT_SECONDS = 6.0  # to reach a broker
+_PAUSES = 3  # of the machine, during which an attempt does not count
 COMMAND_SECONDS = 4.0  # how long a command waits for a broker that refuses connections, as one that starts does
 _PROBE_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds after each attempt
 _ENDS_TRANSACTIONS = frozenset({27, 61, 65})  # WriteTxnMarkers, DescribeProducers, DescribeTransactions
@@ -88,7 +89,7 @@ async def wait_for_broker(settings: Settings, timeout: float | None = None) -> N
 async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _ConnectionErrors) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
-    logged = False
+    logged, pauses = False, 0
     while True:
         producer = AIOKafkaProducer(**client_options(settings), request_timeout_ms=5000)
         began = loop.time()
@@ -99,7 +100,8 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
         except (KafkaError, TimeoutError, OSError) as error:
             reasons.check(settings.bootstrap)
             # What took far longer was no attempt: the machine stood still, and an answer may be there unread.
-            is_attempt = loop.time() - began < 2 * _ATTEMPT_SECONDS
+            pauses += loop.time() - began >= 2 * _ATTEMPT_SECONDS
+            is_attempt = loop.time() - began < 2 * _ATTEMPT_SECONDS or pauses > _PAUSES
             if timeout is not None and is_attempt and loop.time() - start > timeout:
                 raise no_broker(settings, reasons.last) from error
             if not logged:

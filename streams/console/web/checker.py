@@ -91,8 +91,9 @@ def _learned(question: Question, checked: Checked) -> Answer:
 
 def _warm_up() -> None:
     """Check a policy of the package: what the first check loads takes longer than most checks."""
-    path = min(LIBRARY.glob("*/policy.md"))
-    answer(Question(str(path), path.read_text(encoding="utf-8")))
+    path = min(LIBRARY.glob("*/policy.md"), default=None)
+    if path is not None:
+        answer(Question(str(path), path.read_text(encoding="utf-8")))
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ _ARRIVALS = 1000  # items that are looked at in one transaction
 _NEAR = 50  # ids before and after, among which an id is made
 _LOOKED_UP = 50  # ids that are made until one is free
 _LATER = 30.0  # seconds at most after the item that it resembles
-_WAITS = ("cause", "action", "effective", "rule", "priority")
+_WAITS = ("cause", "action", "effective", "rule", "severity", "priority")
 _ALONE = "golden items"
 _random: random.Random = SystemRandom()  # nobody can foresee a golden item
 

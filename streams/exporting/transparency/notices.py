@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
 from safeguard_streams.contract.records import Decision
 from safeguard_streams.exporting.transparency.history import RESTRICTIONS, History
 
+_CLOCKS_DIFFER = timedelta(days=1)
 OUTCOMES = ("restricted", "already_restricted", "not_restricted", "in_review", "undecided")
 
 
@@ -42,11 +43,14 @@ class NoticeOutcome(msgspec.Struct, frozen=True):
 def in_time(notices: Sequence[Notice], judgements: Sequence[Judgement]) -> Sequence[Notice]:
     """The notices of an item, the first of them no later than the verdicts that notices led to.
 
-    The platform's clock may be ahead of those of the pipeline by more than a verdict takes.
+    The platform's clock may be ahead of those of the pipeline by more than a verdict takes. A notice that is more than
+    a day later came after those verdicts: the export lacks the one that led to them.
     """
     if not notices or not judgements:
         return notices
     first, judged = min(notices, key=lambda one: one.at), min(one.at for one in judgements)
+    if first.at - judged > _CLOCKS_DIFFER:
+        return notices
     return [msgspec.structs.replace(one, at=min(one.at, judged)) if one is first else one for one in notices]
 
 

@@ -119,3 +119,11 @@ async def test_an_attempt_during_which_the_machine_stood_still_says_nothing_abou
         await probes.wait_for_broker(settings.load(), timeout=probes.COMMAND_SECONDS)
     monkeypatch.undo()
     assert len(clock.started) == 2
+
+
+async def test_a_command_does_not_wait_for_ever_because_each_attempt_takes_long(monkeypatch):
+    clock = Clock(monkeypatch, [30.0])
+    with pytest.raises(BusError, match="safeguard broker"):
+        await probes.wait_for_broker(settings.load(), timeout=probes.COMMAND_SECONDS)
+    monkeypatch.undo()
+    assert len(clock.started) == 4

@@ -169,6 +169,15 @@ async def test_a_decision_prevents_the_referral_of_the_text_that_it_is_about(abo
     assert len(run.referrals) == referred
 
 
+async def test_a_decision_about_a_later_text_leaves_that_about_an_earlier_one_as_it_was():
+    run = Referring()
+    edited = msgspec.structs.replace(judged(1, origin="0@9", rule_ids=("HH1",)), content_sha256="edited")
+    first = Action("d1", "c1", "allow", WHEN, "ann", content_sha256=content_sha256(TEXT))
+    second = Action("d2", "c1", "label", WHEN, "ann", content_sha256="edited")
+    await run(first, edited, second, judged(2))
+    assert run.referrals == []
+
+
 async def test_a_referral_says_what_was_done_by_then():
     run = Referring(EnforcementRules(RULES.rule, Cap(1)))
     await run(verdict(9, content="c0", rule_ids=("HH1",)), judged())

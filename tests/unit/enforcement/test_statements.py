@@ -219,6 +219,24 @@ def test_a_verdict_that_cites_other_rules_replaces_the_statement_although_the_ac
     assert stating(verdict(3, rules=("HH3",))) == []
 
 
+def test_a_statement_comes_with_the_action_that_it_explains_whatever_else_the_verdict_changes():
+    """The edit passes the gate of fraud-spam, whose action ends, and violates another rule of the first policy."""
+    stating = Stating(
+        only=(EnforcementRule("spam", "label", policies=("fraud-spam",)), EnforcementRule("all", "remove"))
+    )
+    stating(verdict(), verdict(1, "fraud-spam", ("FS1",)))
+    edited = verdict(2, rules=("HH3",), text="edited")
+    gone, issued = stating(msgspec.structs.replace(edited, judged_under=("hate-harassment",)))
+    spam, hate = stating.actions[-2:]
+    assert [(one.policy_id, one.action) for one in (spam, hate)] == [
+        ("fraud-spam", "allow"),
+        ("hate-harassment", "remove"),
+    ]
+    assert (spam.statement, spam.ends_statement) == (None, None)
+    assert (hate.statement.statement_id, hate.ends_statement) == (issued.statement_id, gone.statement_id)
+    assert issued.action_id == hate.action_id
+
+
 def test_a_precaution_that_a_verdict_confirms_is_stated_as_a_violation():
     stating = Stating(
         only=(EnforcementRule("all", "limit"), EnforcementRule("unsure", "limit", decision="undetermined"))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeguard_streams.policies.folding import normalized, plain, sent
+from safeguard_streams.policies.folding import normalized, plain, removes_more, sent
+from safeguard_streams.prefilter.normalise import fold as folded
 
 FORMS = ("NFC", "NFKC", "NFKD")
 # Of several classes, which have an order. Some turn into marks only in a normal form.
@@ -37,6 +38,13 @@ def test_rows_of_any_length_take_linear_time(form, marks):
 def test_accents_hide_no_mark_that_is_part_of_a_word(word):
     apart = unicodedata.normalize("NFD", word)
     assert plain(apart[0] + "\u0301" * 40 + apart[1:]) == word
+
+
+def test_what_a_fold_looks_for_is_made_once():
+    folded(["h\u00e9llo"])
+    made = removes_more.cache_info().misses
+    folded(["h\u00e9llo", "w\u00f6rld"])
+    assert removes_more.cache_info().misses == made
 
 
 @pytest.mark.parametrize("fold", [plain, sent])

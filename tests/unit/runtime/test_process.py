@@ -38,13 +38,13 @@ async def test_time_in_which_the_process_did_not_run_is_no_pause():
 async def test_time_in_which_the_process_did_not_run_is_not_taken_from_its_end(monkeypatch):
     """A machine that stood still while a process stopped would end it although it would commit a moment later."""
     monkeypatch.setattr(process, "_STEP_SECONDS", 0.05)
-    monkeypatch.setattr(process, "END_SECONDS", 0.2)
+    monkeypatch.setattr(process, "END_SECONDS", 2.0)
     exited = asyncio.Event()
     monkeypatch.setattr(process.Stop, "_exit", staticmethod(exited.set))
     stop = process.Stop()
     stop._on_signal("SIGTERM")
     assert stop.event.is_set()
-    time.sleep(0.5)  # noqa: ASYNC251  (as if the process were stopped)
+    time.sleep(2.5)  # noqa: ASYNC251  (as if the process were stopped)
     for _ in range(5):
         await asyncio.sleep(0)
     assert not exited.is_set()
