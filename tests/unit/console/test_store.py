@@ -226,14 +226,19 @@ def test_a_reported_item_is_more_urgent_than_others_with_the_same_at_stake(store
 @pytest.mark.parametrize("first", [topics.STANDING, topics.REPORTS])
 def test_the_severer_violation_is_more_urgent_among_those_of_the_same_action_and_reports(store, first):
     graded = {"c1": None, "c2": "low", "c3": "medium", "c4": "high", "c5": "critical", "c6": "low", "c7": "high"}
+    graded |= {"c8": "critical", "c9": "low"}
     logs = {
         topics.STANDING: [projected.standing(name, [projected.in_review(grade=one)]) for name, one in graded.items()],
-        topics.REPORTS: [projected.report(number, f"c{number}") for number in (6, 7)],
+        topics.REPORTS: [
+            *(projected.report(number, f"c{number}") for number in (6, 7)),
+            *(projected.report(number, "c8") for number in range(20, 29)),
+            projected.report(9, "c9", "trusted_flagger"),
+        ],
     }
     for topic in sorted(logs, key=lambda topic: topic != first):
         apply(store, topic, *logs[topic])
     found = dict(rows(store, schema.review_items, "content_id", "priority"))
-    assert sorted(found, key=found.get, reverse=True) == ["c7", "c6", "c5", "c4", "c3", "c2", "c1"]
+    assert sorted(found, key=found.get, reverse=True) == ["c9", "c8", "c7", "c6", "c5", "c4", "c3", "c2", "c1"]
     assert max(found.values()) < min(found.values()) + 1, "what is at stake counts first"
 
 

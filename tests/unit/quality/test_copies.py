@@ -57,6 +57,15 @@ def test_other_texts_are_no_copies():
     assert copies([text(number) for number in range(300)]).tolist() == list(range(300))
 
 
+def test_a_campaign_with_changed_words_is_one_group_unless_the_texts_are_very_many(monkeypatch):
+    words = text(0).split()
+    campaign = [" ".join([*words, *text(1).split(), *text(2).split(), word]) for word in text(3).split()]
+    assert len(set(copies(campaign))) < len(campaign)
+    monkeypatch.setattr("safeguard_streams.quality.copies.MANY", 3)
+    assert len(set(copies(campaign))) == len(campaign)
+    assert len(set(copies([*campaign, *campaign]))) == len(campaign)
+
+
 def test_all_copies_of_a_text_are_on_one_side():
     groups = np.random.default_rng(0).integers(0, 60, 400)
     violates = groups % 3 == 0
