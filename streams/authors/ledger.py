@@ -40,8 +40,8 @@ class Place(NamedTuple):
     offset: int
 
 
-def end_id(author_id: str, decision_id: str) -> str:
-    """The id of the record that ends a decision about an author."""
+def undo_id(author_id: str, decision_id: str) -> str:
+    """The id of the record that takes a decision about an author back."""
     return verdict_id(author_id, decision_id, "undecided")
 
 
@@ -119,7 +119,7 @@ def _with_decision(standing: AuthorStanding, entry: Strike) -> AuthorStanding:
         return standing
     present = standing.decision
     replaced = [one for one in standing.decided if present is not None and one != present.decision_id]
-    is_late = entry.state == "undecided" and entry.strike_id in {end_id(entry.author_id, one) for one in replaced}
+    is_late = entry.state == "undecided" and entry.strike_id in {undo_id(entry.author_id, one) for one in replaced}
     decision = present if is_late else None
     if entry.state == "decided" and entry.action is not None:
         by, why = entry.by and made_plain(entry.by), made_plain(entry.why)

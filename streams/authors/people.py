@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 
-from safeguard_streams.authors.ledger import end_id
+from safeguard_streams.authors.ledger import undo_id
 from safeguard_streams.authors.standings import known, partitions_of
 from safeguard_streams.bus import kafka
 from safeguard_streams.contract import limits, topics
@@ -67,11 +67,6 @@ async def undo(settings: Settings, author_id: str, decision_id: str, person: Cha
 def id_of(author_id: str, key: str) -> str:
     """The id of the decision that a request with a key writes about an author."""
     return _named(author_id, key, "decided")
-
-
-def undo_id(author_id: str, decision_id: str) -> str:
-    """The id of the record that takes a decision back."""
-    return end_id(author_id, decision_id)
 
 
 async def forgive(settings: Settings, author_id: str, strike_id: str, person: ChangedBy) -> Strike:

@@ -100,9 +100,10 @@ async def _wait_for_broker(settings: Settings, timeout: float | None, reasons: _
         except (KafkaError, TimeoutError, OSError) as error:
             reasons.check(settings.bootstrap)
             # What took far longer was no attempt: the machine stood still, and an answer may be there unread.
-            pauses += loop.time() - began >= 2 * _ATTEMPT_SECONDS
-            is_attempt = loop.time() - began < 2 * _ATTEMPT_SECONDS or pauses > _PAUSES
-            if timeout is not None and is_attempt and loop.time() - start > timeout:
+            stood_still = loop.time() - began >= 2 * _ATTEMPT_SECONDS
+            pauses += stood_still
+            counts = not stood_still or pauses > _PAUSES
+            if timeout is not None and counts and loop.time() - start > timeout:
                 raise no_broker(settings, reasons.last) from error
             if not logged:
                 log.warning("no broker answered, waiting bootstrap=%s", settings.bootstrap)

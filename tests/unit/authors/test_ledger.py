@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from safeguard_streams.authors import clock, people, recount
-from safeguard_streams.authors.ledger import Place, follow
+from safeguard_streams.authors import clock, recount
+from safeguard_streams.authors.ledger import Place, follow, undo_id
 from safeguard_streams.authors.state import AuthorsState, check_partitions
 from safeguard_streams.authors.statements import AccountStatements
 from safeguard_streams.authors.transform import Ledger
@@ -217,10 +217,10 @@ def test_the_end_of_a_decision_that_another_one_replaced_ends_no_other():
     first, second = (
         Strike(name, "ann", "decided", START, action=what) for name, what in (("d1", "warn"), ("d2", "suspend"))
     )
-    end = Strike(people.undo_id("ann", "d1"), "ann", "undecided", START, by="ben")
+    end = Strike(undo_id("ann", "d1"), "ann", "undecided", START, by="ben")
     run(first, second, end)
     assert (run["ann"].decision.decision_id, run["ann"].action) == ("d2", "suspend")
-    run(Strike(people.undo_id("ann", "d2"), "ann", "undecided", START, by="ben"), end)
+    run(Strike(undo_id("ann", "d2"), "ann", "undecided", START, by="ben"), end)
     assert (run["ann"].decision, run["ann"].action) == (None, "none")
     run(Strike("d3", "ann", "decided", START, action="limit"), Strike("by hand", "ann", "undecided", START))
     assert run["ann"].decision is None, "a record that names no decision ends the one that stands"

@@ -368,6 +368,16 @@ def test_a_message_that_is_sent_again_has_its_statement_only_while_that_holds():
     assert (stating.actions[-1].action_id, stating.actions[-1].statement) == (removed.action_id, None)
 
 
+def test_a_decision_that_is_sent_again_is_as_it_was_written():
+    """Its policy grades rules now, and did not then."""
+    stating = Stating(policies=known(msgspec.structs.replace(LIBRARY["hate-harassment"], severity={"HH3": "critical"})))
+    stating(person(cited_policy="hate-harassment", rule_ids=("HH3",), content_sha256="sha"))
+    (decided,) = stating.actions
+    assert decided.severity == "critical"
+    stating(msgspec.structs.replace(decided, severity=None))
+    assert [one.severity for one in stating.actions] == ["critical", None]
+
+
 @pytest.mark.parametrize("error", [BusError, ForbiddenError])
 def test_policies_that_cannot_be_read_are_no_fault_of_the_verdict(error):
     words = known()

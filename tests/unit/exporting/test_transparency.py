@@ -14,6 +14,7 @@ from safeguard_streams.contract.records import ContentEvent, ContentReport, Pref
 from safeguard_streams.errors import ConfigurationError
 from safeguard_streams.exporting import manifest as manifests
 from safeguard_streams.exporting.transparency import counting, page
+from safeguard_streams.exporting.transparency.notices import Judgement, Notice, in_time
 from safeguard_streams.exporting.transparency.source import Source
 from tests import exported
 from tests.exported import YEAR
@@ -282,6 +283,13 @@ def test_a_notice_is_no_later_than_the_verdict_that_it_led_to_whatever_its_clock
     assert sum(one.outcomes["restricted"] for one in kinds) == 1
     assert (figures.after_notices.total, figures.own_initiative.total) == (1, 0)
     assert figures.notices["user"].outcomes["not_restricted"] >= 2, "a later notice of what was judged stays later"
+
+
+@pytest.mark.parametrize(("late", "moved"), [(timedelta(hours=23), True), (timedelta(days=2), False)])
+def test_a_notice_of_another_day_is_not_the_one_that_led_to_the_verdict(late, moved):
+    """The export may lack the report that did."""
+    (found,) = in_time([Notice("r1", "c1", "user", WHEN + late)], [Judgement(WHEN, "violates")])
+    assert found.at == (WHEN if moved else WHEN + late)
 
 
 def verdict_on(content_id, decision):

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from safeguard_streams.authors import people
+from safeguard_streams.authors.ledger import undo_id
 from safeguard_streams.console import native
 from safeguard_streams.console.schema import audit_log, author_decisions, author_standings
 from safeguard_streams.console.web import author_facts, blind, rendering, sessions
@@ -163,7 +164,7 @@ def _check_undo(request: Request, author_id: str, decision_id: str) -> None:
         facts = _known(connection, author_id)
         is_fresh = _entry(connection, _DECIDE, author_id, decision_id) is not None
     known = {one.decision_id for one in facts.decisions}
-    done = facts.last_word == people.undo_id(author_id, decision_id)
+    done = facts.last_word == undo_id(author_id, decision_id)
     if facts.decision_id == decision_id or done or (is_fresh and decision_id not in known):
         return
     if not facts.last_word:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import delete, event, insert, select, update
 
 from safeguard_streams.authors import people
+from safeguard_streams.authors.ledger import undo_id
 from safeguard_streams.console.schema import (
     actions,
     appeals,
@@ -353,7 +354,7 @@ def test_a_decision_is_undone_also_before_it_is_projected_and_twice_is_once(brow
         undone = ann.post("/author/decisions/undo", author_id=NEW, decision=decision.strike_id)
         assert undone.status_code == 303
     project(filled, decision)
-    project(filled, written[people.undo_id(NEW, decision.strike_id)])
+    project(filled, written[undo_id(NEW, decision.strike_id)])
     assert ann.post("/author/decisions/undo", author_id=NEW, decision=decision.strike_id).status_code == 303
     assert [one.state for one in written.values()] == ["decided", "undecided"]
     assert len(entries(filled, "undo author", NEW)) - before == 1

@@ -58,6 +58,7 @@ def fresh(filled, monkeypatch):
                 connection.execute(delete(table).where(table.c.content_id == one))
         connection.execute(update(review_items).values(claimed_by=None, claim_expires_at=None, state="open"))
         connection.execute(update(items).values(context=None))
+        connection.execute(update(review_items).values(severity="high"))
         for table in (golden_items, checks, reviews, exposures, reports):
             connection.execute(delete(table))
         safe = [f"post-{number:03d}" for number in range(60) if number % 5 % 3 == 1]  # no id would be free
@@ -137,7 +138,8 @@ def test_a_golden_item_has_the_rows_of_a_real_one_in_the_queue(filled, golden):
     real = real_like(filled, golden)
     for table in (items, review_items):
         (ours,), (theirs,) = (rows(filled, table, content_id=one.content_id) for one in (golden, real))
-        shown = {"language", "cause", "state", "action", "effective", "rule", "priority", "edited", "policy_id", "held"}
+        shown = {"language", "cause", "state", "action", "effective", "rule", "edited", "policy_id", "held"}
+        shown |= {"severity", "priority"}
         for name in shown & set(table.c.keys()):
             assert getattr(ours, name) == getattr(theirs, name), name
     (ours,) = rows(filled, items, content_id=golden.content_id)
